@@ -8,6 +8,7 @@ use std::io;
 
 use crate::identity::Files;
 use crate::kernel_fs::KernelFs;
+use crate::log::log;
 use crate::process::{Priority, image_program};
 use crate::users::User;
 use crate::{programs, secrets};
@@ -83,13 +84,18 @@ pub(crate) fn come_to_rest(kernel_fs: &KernelFs) -> io::Result<Rest> {
     Ok(Rest { had_sshd, identity_files, calm: Calm::begin(kernel_fs) })
 }
 
-/// Does what starting the first command does, so that what it reads is in memory.
+/// Does what starting the first command does, so that what it reads is in memory, and starts the
+/// process in which that command will run.
 fn warm_up() {
-    if let Ok(Some(user)) = User::find("root") {
-        programs::look_up_all(&user);
+    let root = User::find("root").ok().flatten();
+    if let Some(user) = &root {
+        programs::look_up_all(user);
     }
     for arguments in SHELL {
         // An image without a shell has nothing to warm up.
         let _ = image_program("/bin/sh", arguments).status();
+    }
+    if let Some(Err(error)) = root.map(programs::prepare_spare) {
+        log(format!("the first command will be slower: {error}"));
     }
 }

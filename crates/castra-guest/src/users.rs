@@ -3,11 +3,16 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 use tokio::sync::oneshot;
+
+const PASSWD: &str = "/etc/passwd";
+const GROUP: &str = "/etc/group";
 
 /// Shell of a user without one in `/etc/passwd`, as `passwd(5)` says.
 const DEFAULT_SHELL: &str = "/bin/sh";
@@ -29,11 +34,24 @@ impl User {
     ///
     /// # Errors
     /// The users cannot be read, for instance because file descriptors ran out.
-    pub(crate) fn find(name: &str) -> io::Result<Option<Self>> {
-        let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
+    pub(crate) fn find(name: &str) -> io::Result<Option<Arc<Self>>> {
+        let stamps = [Stamp::of(PASSWD)?, Stamp::of(GROUP)?];
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = &*last
+            && last.stamps == stamps
+            && last.user.name == name
+        {
+            return Ok(Some(Arc::clone(&last.user)));
+        }
+        let (passwd, group) = (read(PASSWD)?, read(GROUP)?);
         let own = rustix::process::geteuid();
         let user = parse(&passwd, &group, name);
-        Ok(user.filter(|user| own.is_root() || own == user.uid))
+        let user = user.filter(|user| own.is_root() || own == user.uid).map(Arc::new);
+        *last = user
+            .clone()
+            .filter(|_| stamps.iter().all(Stamp::is_old))
+            .map(|user| Found { stamps, user });
+        Ok(user)
     }
 
     /// Turns the calling thread into this user for good. Async-signal-safe.
@@ -74,6 +92,50 @@ impl User {
             let _ = sender.send(self.act_in_thread().and_then(|()| work()));
         })?;
         receiver.await.map_err(|_| io::ErrorKind::BrokenPipe)?
+    }
+}
+
+/// User who was found last. Most commands are one user's, and reading the files takes an emulated
+/// CPU longer than a look at their times.
+static LAST: Mutex<Option<Found>> = Mutex::new(None);
+
+struct Found {
+    stamps: [Stamp; 2],
+    user: Arc<User>,
+}
+
+/// Version of a file, or `None` if there is none: its device and inode, size, and times of its last
+/// changes.
+#[derive(PartialEq, Eq)]
+struct Stamp(Option<[i128; 5]>);
+
+/// Time after which a further change of a file gives it another time, on any filesystem.
+const OLD: Duration = Duration::from_secs(2);
+
+impl Stamp {
+    fn of(path: &str) -> io::Result<Self> {
+        let found = match rustix::fs::stat(path) {
+            Ok(found) => found,
+            Err(Errno::NOENT) => return Ok(Self(None)),
+            Err(error) => return Err(error.into()),
+        };
+        let ns = |seconds: i64, ns: u64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+        Ok(Self(Some([
+            found.st_dev.into(),
+            found.st_ino.into(),
+            found.st_size.into(),
+            ns(found.st_mtime, found.st_mtime_nsec),
+            ns(found.st_ctime, found.st_ctime_nsec),
+        ])))
+    }
+
+    /// Returns `true` if a file that changes from now on has another version.
+    fn is_old(&self) -> bool {
+        let Some([.., changed]) = self.0 else { return true };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        now.checked_sub(OLD)
+            .and_then(|then| i128::try_from(then.as_nanos()).ok())
+            .is_some_and(|then| changed < then)
     }
 }
 
@@ -124,27 +186,46 @@ fn number(text: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/ash\n\
+    const USERS: &str = "root:x:0:0:root:/root:/bin/ash\n\
                           broken:x:zero:0::/:\n\
                           alpine:x:1000:1000:Linux User,,,:/home/alpine:\n\
                           odd:x:4294967295:1000::/:/bin/sh\n";
-    const GROUP: &str =
+    const GROUPS: &str =
         "root:x:0:root\nwheel:x:10:root,alpine\nalpine:x:1000:alpine\nvideo:x:27:alpines\n";
 
     #[test]
     fn a_user_has_ids_groups_home_and_shell() {
-        let user = parse(PASSWD, GROUP, "alpine").expect("exists");
+        let user = parse(USERS, GROUPS, "alpine").expect("exists");
         assert_eq!((user.uid.as_raw(), user.gid.as_raw()), (1000, 1000));
         assert_eq!(user.groups.iter().map(|gid| gid.as_raw()).collect::<Vec<_>>(), [1000, 10]);
         assert_eq!(user.home, PathBuf::from("/home/alpine"));
         assert_eq!(user.shell, PathBuf::from(DEFAULT_SHELL));
-        assert_eq!(parse(PASSWD, GROUP, "root").expect("exists").shell, PathBuf::from("/bin/ash"));
+        assert_eq!(parse(USERS, GROUPS, "root").expect("exists").shell, PathBuf::from("/bin/ash"));
     }
 
     #[test]
     fn unknown_and_broken_users_do_not_exist() {
         for name in ["nobody", "broken", "odd", ""] {
-            assert_eq!(parse(PASSWD, GROUP, name), None, "{name}");
+            assert_eq!(parse(USERS, GROUPS, name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_change_of_a_file_is_seen() {
+        let path = std::env::temp_dir().join(format!("castra-users-{}", std::process::id()));
+        let path = path.to_str().expect("is text");
+        let stamp = || Stamp::of(path).expect("looked at");
+        assert!(stamp() == Stamp(None) && stamp().is_old());
+        std::fs::write(path, "a").expect("writes");
+        let first = stamp();
+        // Another change within a tick of the clock may leave all times as they are.
+        assert!(first != Stamp(None) && !first.is_old());
+        std::fs::write(path, "ab").expect("writes");
+        let longer = stamp();
+        std::fs::write(format!("{path}.new"), "cd").expect("writes");
+        std::fs::rename(format!("{path}.new"), path).expect("renames");
+        assert!(first != longer && longer != stamp());
+        std::fs::remove_file(path).expect("removes");
+        assert!(Stamp(Some([1, 1, 1, 1, 1])).is_old());
     }
 }

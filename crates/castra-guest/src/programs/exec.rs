@@ -9,7 +9,6 @@ use bytes::Bytes;
 use castra_flow::{Incoming, Message, Outgoing, Received};
 use castra_wire::TOO_LONG_SIGNAL;
 use castra_wire::stream::Program as Kind;
-use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -17,10 +16,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::header;
-use super::program::{self, Environment, Program};
+use super::order::Order;
+use super::pipes::Pipes;
+use super::program::{self, Environment, Invocation, Program};
 use super::pty::{Size, Terminal};
 use super::pump::{self, Output, Pumps};
-use super::spawn::{self, Child, Ended, Invocation, Streams};
+use super::spare::Spare;
+use super::spawn::{self, Child, Ended, Orders, Streams};
 use crate::users::User;
 
 /// Exit status of a shell for a command that cannot be run, and for one that does not exist.
@@ -59,10 +61,43 @@ pub(crate) async fn start(
     variables: Vec<(OsString, OsString)>,
     terminal: Option<Terminal>,
 ) -> Result<Running, NotStarted> {
-    let start = move || start_now(&user, &program, variables, terminal);
+    let mut environment = program::environment_of(&user);
+    if let Some(terminal) = &terminal {
+        environment.insert("TERM".into(), terminal.term().into());
+        environment.insert("SSH_TTY".into(), terminal.name().into());
+    }
+    environment.extend(variables);
+    let is_too_long = program.arguments().is_some_and(|it| !program::has_room(it, &environment));
+    if is_too_long {
+        return Err(NotStarted::Signal(TOO_LONG_SIGNAL));
+    }
+    if terminal.is_none()
+        && let Some(running) = start_spare(&user, &program, &environment).await
+    {
+        return Ok(running);
+    }
+    let start = move || start_now(&user, &program, &environment, terminal);
     // The thread itself cannot fail.
     let failed = |_| Err(NotStarted::Status(CANNOT_RUN, "castra: cannot run it\r\n".to_owned()));
     tokio::task::spawn_blocking(start).await.unwrap_or_else(failed)
+}
+
+/// Starts a program in the process that waits for one. Returns `None` if there is no such process,
+/// or the program does not start: then the reason is found by starting it as any other.
+async fn start_spare(
+    user: &Arc<User>,
+    program: &Program,
+    environment: &Environment,
+) -> Option<Running> {
+    if !Spare::is_there() {
+        return None;
+    }
+    let invocation = match program.arguments() {
+        Some(arguments) => program::directly(user, arguments, environment),
+        None => program::by_shell(user, program, environment),
+    };
+    let order = Order::new(&invocation, user).ok()?;
+    Spare::take()?.execute(order).await.ok()
 }
 
 /// Starts the program of this kind that the channel's first data describes. `variables` come before
@@ -86,46 +121,27 @@ pub(crate) async fn start_described(
     (started, stdin)
 }
 
+/// Starts a program as its order says. Drops the terminal, whose other side is then the program's
+/// alone: otherwise its end would never be seen.
 fn start_now(
-    user: &User,
-    program: &Program,
-    variables: Vec<(OsString, OsString)>,
-    terminal: Option<Terminal>,
-) -> Result<Running, NotStarted> {
-    let mut environment = program::environment_of(user);
-    if let Some(terminal) = &terminal {
-        environment.insert("TERM".into(), terminal.term().into());
-        environment.insert("SSH_TTY".into(), terminal.name().into());
-    }
-    environment.extend(variables);
-    let started = start_with(user, program, &environment, terminal.as_ref());
-    // The program has its side now. Ours must be closed, or its end would never be seen.
-    drop(terminal);
-    started
-}
-
-fn start_with(
-    user: &User,
+    user: &Arc<User>,
     program: &Program,
     environment: &Environment,
-    terminal: Option<&Terminal>,
+    terminal: Option<Terminal>,
 ) -> Result<Running, NotStarted> {
-    let is_array = if let Program::Arguments(arguments) = program {
-        if !program::has_room(arguments, environment) {
-            return Err(NotStarted::Signal(TOO_LONG_SIGNAL));
-        }
-        // No shell in between, unless the kernel cannot run the program: then it is a builtin, a
-        // script without a first line, or missing, which the shell reports.
-        if let Some(running) = start_directly(user, arguments, environment, terminal) {
+    // No shell in between, unless the kernel cannot run the program: then it is a builtin, a script
+    // without a first line, or missing, which the shell reports.
+    if let Some(arguments) = program.arguments() {
+        let directly = program::directly(user, arguments, environment);
+        if let Ok(running) = spawn(&directly, user, terminal.as_ref()) {
             return Ok(running);
         }
-        true
-    } else {
-        false
-    };
+    }
     let by_shell = program::by_shell(user, program, environment);
-    spawn(&by_shell, user, terminal).map_err(|error| match error.kind() {
-        io::ErrorKind::ArgumentListTooLong if is_array => NotStarted::Signal(TOO_LONG_SIGNAL),
+    spawn(&by_shell, user, terminal.as_ref()).map_err(|error| match error.kind() {
+        io::ErrorKind::ArgumentListTooLong if program.arguments().is_some() => {
+            NotStarted::Signal(TOO_LONG_SIGNAL)
+        }
         kind => {
             let status = if kind == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
             NotStarted::Status(
@@ -136,32 +152,20 @@ fn start_with(
     })
 }
 
-fn start_directly(
-    user: &User,
-    arguments: &[OsString],
-    environment: &Environment,
-    terminal: Option<&Terminal>,
-) -> Option<Running> {
-    let file = program::find(user, arguments.first()?, environment)?;
-    let arguments = arguments.iter().map(|word| word.as_os_str().into()).collect();
-    spawn(&Invocation { file: &file, arguments, environment }, user, terminal).ok()
-}
-
 fn spawn(
     invocation: &Invocation<'_>,
-    user: &User,
+    user: &Arc<User>,
     terminal: Option<&Terminal>,
 ) -> io::Result<Running> {
+    let order = Order::new(invocation, user)?;
+    let orders = Orders::Given(&order);
     let Some(terminal) = terminal else {
-        let [(stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)] =
-            [pipe()?, pipe()?, pipe()?];
+        let (ours, [stdin, stdout, stderr]) = Pipes::make()?;
         let streams = Streams::Pipes([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
-        let child = spawn::spawn(invocation, user, &streams)?;
-        let outputs = vec![(Output::Stdout, from_stdout), (Output::Stderr, from_stderr)];
-        return Running::of(child, to_stdin, outputs, None);
+        return Running::with_pipes(spawn::spawn(&streams, &orders)?, ours);
     };
     let (controlling, line) = terminal.parts()?;
-    let child = spawn::spawn(invocation, user, &Streams::Terminal(line.as_fd()))?;
+    let child = spawn::spawn(&Streams::Terminal(line.as_fd()), &orders)?;
     let copies = controlling.try_clone().and_then(|to| Ok((to, controlling.try_clone()?)));
     let Ok((stdin, output)) = copies else {
         child.kill();
@@ -170,11 +174,13 @@ fn spawn(
     Running::of(child, stdin, vec![(Output::Stdout, output)], Some(controlling))
 }
 
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?)
-}
-
 impl Running {
+    /// Returns a program whose standard streams are these pipes.
+    pub(super) fn with_pipes(child: Child, pipes: Pipes) -> io::Result<Self> {
+        let outputs = vec![(Output::Stdout, pipes.stdout), (Output::Stderr, pipes.stderr)];
+        Self::of(child, pipes.stdin, outputs, None)
+    }
+
     fn of(
         child: Child,
         stdin: OwnedFd,
@@ -230,6 +236,7 @@ async fn supervise(
     let Ok(mut pumps) = Pumps::start(outputs, outgoing, &end_seen) else {
         hang_up(group);
         let _ = end_of(&child, &ended).await;
+        child.reap();
         return;
     };
     let (sender, receiver) = mpsc::unbounded_channel();
@@ -247,10 +254,11 @@ async fn supervise(
             drop((feeder, pumps));
             // Still reaped when it ends, but its exit status goes nowhere.
             let _ = end_of(&child, &ended).await;
+            child.reap();
             return;
         }
     };
-    // From here on the process group's number may be another's.
+    // The process group's number may soon be another's.
     has_ended.send_replace(true);
     drop(feeder);
     let report = async {
@@ -258,6 +266,9 @@ async fn supervise(
         if let Ok(status) = status {
             report(status, outgoing).await;
         }
+        // The client has the status before the kernel frees what is left of the process.
+        tokio::task::yield_now().await;
+        child.reap();
         // A terminal ends with its session; pipes stay open as long as a background process holds
         // them.
         if !has_terminal {
@@ -308,7 +319,7 @@ async fn obey(
 async fn end_of(child: &Child, ended: &AsyncFd<OwnedFd>) -> io::Result<Ended> {
     loop {
         let mut ready = ended.readable().await?;
-        if let Some(end) = child.try_wait()? {
+        if let Some(end) = child.end()? {
             return Ok(end);
         }
         ready.clear_ready();
@@ -378,7 +389,80 @@ fn name_of(number: i32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
+    use rustix::process::{getegid, geteuid};
+
     use super::*;
+    use crate::programs::spare;
+
+    fn user() -> Arc<User> {
+        Arc::new(User {
+            name: "user".into(),
+            uid: geteuid(),
+            gid: getegid(),
+            groups: rustix::process::getgroups().expect("has groups"),
+            home: "/".into(),
+            shell: "/bin/sh".into(),
+        })
+    }
+
+    /// Runs a command, and returns its end and its output.
+    async fn run(words: &[&str]) -> (Ended, String) {
+        let program = Program::Arguments(words.iter().map(OsString::from).collect());
+        let started = start(user(), program, vec![("NAME".into(), "value".into())], None).await;
+        let Ok(Running { child, ended, stdin, outputs, .. }) = started else { panic!("no start") };
+        drop(stdin);
+        let mut text = String::new();
+        for (_, output) in outputs {
+            std::fs::File::from(output).read_to_string(&mut text).expect("reads");
+        }
+        let end = end_of(&child, &ended).await.expect("ends");
+        child.reap();
+        (end, text)
+    }
+
+    /// Process IDs of this process's children.
+    fn children() -> Vec<Pid> {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("has threads").flatten();
+        let lists = tasks.filter_map(|it| std::fs::read_to_string(it.path().join("children")).ok());
+        let ids = lists.flat_map(|list| {
+            list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>()
+        });
+        ids.filter_map(Pid::from_raw).collect()
+    }
+
+    /// Starts a spare process and returns its ID. Those of other tests' are not waited for.
+    async fn prepare_spare() -> Pid {
+        let before = children();
+        let prepared = tokio::task::spawn_blocking(|| spare::prepare(user())).await;
+        prepared.expect("no panic").expect("waits");
+        children().into_iter().find(|child| !before.contains(child)).expect("a new child")
+    }
+
+    #[tokio::test]
+    async fn the_first_program_runs_in_the_spare_process() {
+        let script = "echo $$ $0 $NAME; pwd; echo 1>&2 error; exit 7";
+        let words = ["sh", "-c", script, "zero"];
+        let pid = prepare_spare().await.as_raw_nonzero();
+        let expected = |pid| (Ended::Status(7), format!("{pid} zero value\n/\nerror\n"));
+        assert_eq!(run(&words).await, expected(pid.to_string()));
+        assert!(!Spare::is_there());
+        let (end, text) = run(&words).await;
+        assert_ne!(text, expected(pid.to_string()).1, "another process");
+        assert_eq!(end, Ended::Status(7));
+
+        // Nothing is lost with a process that ends while it waits, or whose program is not there.
+        let pid = prepare_spare().await;
+        rustix::process::kill_process(pid, Signal::KILL).expect("is ours");
+        assert_eq!(run(&words).await.0, Ended::Status(7));
+        prepare_spare().await;
+        let (end, text) = run(&["castra-no-such-program"]).await;
+        assert_eq!(end, Ended::Status(NOT_FOUND), "{text}");
+        assert!(text.contains("not found"), "{text}");
+        prepare_spare().await;
+        assert_eq!(run(&["exit", "5"]).await.0, Ended::Status(5), "a builtin");
+    }
 
     #[test]
     fn signals_keep_their_names_both_ways() {

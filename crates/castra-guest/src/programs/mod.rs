@@ -3,11 +3,15 @@
 
 mod exec;
 mod header;
+mod order;
+mod pipes;
 mod program;
 mod pty;
 mod pump;
+mod spare;
 mod spawn;
 
 pub(crate) use exec::{run, start, start_described};
 pub(crate) use program::{Program, look_up_all};
 pub(crate) use pty::{Size, Terminal};
+pub(crate) use spare::prepare as prepare_spare;

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use castra_wire::MALFORMED_SIGNAL;
@@ -12,7 +11,6 @@ use castra_wire::stream::Program as Kind;
 use rustix::process::{Resource, getrlimit};
 
 use super::exec::NotStarted;
-use super::spawn::Invocation;
 use crate::users::User;
 
 /// Search path of a session until a login shell's profile changes it; the default of Alpine and
@@ -44,6 +42,16 @@ impl Program {
     }
 }
 
+impl Program {
+    /// Returns a command's arguments, of which the first is its name.
+    pub(super) fn arguments(&self) -> Option<&[OsString]> {
+        match self {
+            Self::Arguments(arguments) => Some(arguments),
+            Self::Shell | Self::Line(_) => None,
+        }
+    }
+}
+
 /// Variables of a process. The last value given to a name wins.
 pub(crate) type Environment = BTreeMap<OsString, OsString>;
 
@@ -59,8 +67,30 @@ pub(crate) fn environment_of(user: &User) -> Environment {
     variables.map(|(name, value)| (name.into(), value.into())).into()
 }
 
+/// Program to execute.
+pub(super) struct Invocation<'a> {
+    /// Candidates for the program's file, of which the first that is executable counts; if there is
+    /// only one, it counts as it is.
+    pub(super) files: Vec<PathBuf>,
+    /// Arguments, of which the first is the program's own name.
+    pub(super) arguments: Vec<Cow<'a, OsStr>>,
+    pub(super) environment: &'a Environment,
+}
+
+/// Returns the invocation of a command without a shell. The file has a path, or is on the search
+/// path.
+pub(super) fn directly<'a>(
+    user: &User,
+    arguments: &'a [OsString],
+    environment: &'a Environment,
+) -> Invocation<'a> {
+    let files = arguments.first().map(|name| files(user, name, environment)).unwrap_or_default();
+    let arguments = arguments.iter().map(|word| word.as_os_str().into()).collect();
+    Invocation { files, arguments, environment }
+}
+
 /// Returns the invocation of the shell that runs a program.
-pub(crate) fn by_shell<'a>(
+pub(super) fn by_shell<'a>(
     user: &'a User,
     program: &'a Program,
     environment: &'a Environment,
@@ -86,24 +116,22 @@ pub(crate) fn by_shell<'a>(
             (shell, arguments)
         }
     };
-    Invocation { file, arguments, environment }
+    Invocation { files: vec![file.to_owned()], arguments, environment }
 }
 
 fn base_name(path: &Path) -> &OsStr {
     path.file_name().unwrap_or(path.as_os_str())
 }
 
-/// Returns the file of a program that needs no shell to be found: one with a path, or a file on
-/// the search path that is executable.
-pub(crate) fn find(user: &User, name: &OsStr, environment: &Environment) -> Option<PathBuf> {
+fn files(user: &User, name: &OsStr, environment: &Environment) -> Vec<PathBuf> {
     if name.as_bytes().contains(&b'/') {
-        return Some(user.home.join(name));
+        return vec![user.home.join(name)];
     }
-    let path = environment.get(OsStr::new("PATH"))?;
+    let Some(path) = environment.get(OsStr::new("PATH")) else { return Vec::new() };
     std::env::split_paths(path)
         .filter(|directory| directory.is_absolute())
         .map(|directory| directory.join(name))
-        .find(|file| is_executable(file))
+        .collect()
 }
 
 /// Reads the directories of the search path, so that any program is found without a disk.
@@ -114,11 +142,6 @@ pub(crate) fn look_up_all(user: &User) {
     }
     // The home is where programs start.
     let _ = std::fs::metadata(&user.home);
-}
-
-/// Returns `true` for a file with a right to execute it.
-fn is_executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
 /// Shell that runs a command without parsing its words. The shell finds the program, knows its own
@@ -197,7 +220,7 @@ mod tests {
         let (program, environment) = (Program::Arguments(arguments), environment_of(&user));
         let invocation = by_shell(&user, &program, &environment);
         let (own_name, arguments) = invocation.arguments.split_first().expect("a name");
-        let mut command = Command::new(invocation.file);
+        let mut command = Command::new(&invocation.files[0]);
         command.arg0(own_name).args(arguments).env_clear().envs(&environment);
         let output = command.output();
         output.unwrap_or_else(|error| panic!("{shell}: {error}; `cargo xtask test` installs it"))

@@ -175,13 +175,18 @@ fn read(source: impl AsFd, buffer: &mut Vec<u8>) -> Result<usize, Errno> {
 /// Writes the client's data to the program's stdin, and ends stdin when the client has sent
 /// everything.
 pub(crate) async fn feed(stdin: OwnedFd, mut received: mpsc::UnboundedReceiver<Received>) {
+    let mut next = received.recv().await;
+    if next.is_none() && end_of_file(&stdin).is_none() {
+        return;
+    }
     let Ok(stdin) = asynchronous(stdin, Interest::WRITABLE) else { return };
     let mut last = b'\n';
-    while let Some(data) = received.recv().await {
+    while let Some(data) = next {
         last = data.last().copied().unwrap_or(last);
         if !write_all(&stdin, &data).await {
             return;
         }
+        next = received.recv().await;
     }
     if let Some(character) = end_of_file(&stdin) {
         // In the middle of a line, the first only passes on the line.
@@ -206,7 +211,7 @@ async fn write_all(stdin: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> bool {
 
 /// Returns the character that ends the input of a terminal on which programs read lines. Closing
 /// our side of it would hang up instead.
-fn end_of_file(stdin: &AsyncFd<OwnedFd>) -> Option<u8> {
+fn end_of_file(stdin: impl AsFd) -> Option<u8> {
     let modes = rustix::termios::tcgetattr(stdin).ok()?;
     let reads_lines = modes.local_modes.contains(LocalModes::ICANON);
     reads_lines.then(|| modes.special_codes[SpecialCodeIndex::VEOF]).filter(|code| *code != 0)

@@ -2,34 +2,21 @@
 //! thread waits, until the child executes its program. A fork would copy page tables that the
 //! child then throws away, which costs an emulated CPU more than the rest.
 
-use std::borrow::Cow;
-use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use rustix::fs::Mode;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
-use super::program::Environment;
+use super::order::Order;
+use super::spare::Slot;
 use crate::process::be_ordinary;
-use crate::users::User;
 
 /// Stack of a child until it executes its program, in bytes. It needs a few hundred in a release
 /// build.
 const STACK_BYTES: usize = 64 * 1024;
-
-/// Program to execute.
-pub(super) struct Invocation<'a> {
-    /// File of the program.
-    pub(super) file: &'a Path,
-    /// Arguments, of which the first is the program's own name.
-    pub(super) arguments: Vec<Cow<'a, OsStr>>,
-    pub(super) environment: &'a Environment,
-}
 
 /// Standard streams of a new process.
 pub(super) enum Streams<'a> {
@@ -37,6 +24,13 @@ pub(super) enum Streams<'a> {
     Pipes([BorrowedFd<'a>; 3]),
     /// Terminal that becomes the process's controlling one.
     Terminal(BorrowedFd<'a>),
+}
+
+/// Order of a new process.
+pub(super) enum Orders<'a> {
+    Given(&'a Order),
+    /// The process waits for it.
+    Awaited(&'a Slot),
 }
 
 /// Process that was started. Not reaped when dropped.
@@ -64,9 +58,14 @@ impl Child {
         self.pidfd.try_clone()
     }
 
-    /// Reaps the process if it has ended.
-    pub(super) fn try_wait(&self) -> io::Result<Option<Ended>> {
-        self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+    /// Returns the end of the process, if it has ended, and leaves it to be reaped.
+    pub(super) fn end(&self) -> io::Result<Option<Ended>> {
+        self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
+    }
+
+    /// Reaps the process, which has ended.
+    pub(super) fn reap(self) {
+        let _ = self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
 
     /// Ends the process.
@@ -92,31 +91,13 @@ impl From<&WaitIdStatus> for Ended {
     }
 }
 
-/// Starts a program for a user, in a session of its own and in the user's home.
+/// Starts a process in a session of its own, and returns once it has executed its program.
 ///
 /// # Errors
 /// The program cannot be executed, or the kernel has no room for a process.
 #[expect(unsafe_code, reason = "no library starts a process without a fork")]
-pub(super) fn spawn(
-    invocation: &Invocation<'_>,
-    user: &User,
-    streams: &Streams<'_>,
-) -> io::Result<Child> {
-    let arguments = invocation.arguments.iter().map(|text| CString::new(text.as_bytes()));
-    let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
-    let variables = variables(invocation.environment)?;
-    let [argument_pointers, variable_pointers] = [&arguments, &variables].map(|texts| {
-        texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect::<Vec<_>>()
-    });
-    let plan = Plan {
-        file: &CString::new(invocation.file.as_os_str().as_bytes())?,
-        arguments: &argument_pointers,
-        variables: &variable_pointers,
-        home: &CString::new(user.home.as_os_str().as_bytes())?,
-        user,
-        streams,
-        errno: AtomicI32::new(0),
-    };
+pub(super) fn spawn(streams: &Streams<'_>, orders: &Orders<'_>) -> io::Result<Child> {
+    let plan = Plan { streams, orders, errno: AtomicI32::new(0) };
     // Of the alignment that the ABI wants.
     let mut stack = Vec::<u128>::with_capacity(STACK_BYTES / size_of::<u128>());
     let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
@@ -141,31 +122,23 @@ pub(super) fn spawn(
     let pid = Pid::from_raw(cloned?).ok_or(io::ErrorKind::Other)?;
     // SAFETY: the kernel has opened this descriptor for us.
     let child = Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } };
-    match plan.errno.load(Ordering::Relaxed) {
-        0 => Ok(child),
-        errno => {
-            let _ = child.wait(WaitIdOptions::EXITED);
-            Err(io::Error::from_raw_os_error(errno))
+    let failed = |error| {
+        let _ = child.wait(WaitIdOptions::EXITED);
+        Err(error)
+    };
+    match (plan.errno.load(Ordering::Relaxed), orders) {
+        (0, Orders::Awaited(slot)) if !slot.is_taken() => {
+            failed(io::Error::other("the process was killed before it had a program"))
         }
+        (0, _) => Ok(child),
+        (errno, _) => failed(io::Error::from_raw_os_error(errno)),
     }
 }
 
-fn variables(environment: &Environment) -> io::Result<Vec<CString>> {
-    let joined = environment
-        .iter()
-        .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()));
-    Ok(joined.collect::<Result<_, _>>()?)
-}
-
-/// All that a child needs, made before it exists. The pointers are to strings that outlive it, and
-/// end with a null pointer.
+/// All that a child needs, made before it exists.
 struct Plan<'a> {
-    file: &'a CStr,
-    arguments: &'a [*const c_char],
-    variables: &'a [*const c_char],
-    home: &'a CStr,
-    user: &'a User,
     streams: &'a Streams<'a>,
+    orders: &'a Orders<'a>,
     /// The child's error.
     errno: AtomicI32,
 }
@@ -174,10 +147,7 @@ struct Plan<'a> {
 extern "C" fn child(plan: *mut c_void) -> c_int {
     // SAFETY: `spawn` passes a plan, which outlives this call.
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
-    let error = match plan.prepare() {
-        Ok(()) => plan.execute(),
-        Err(error) => error,
-    };
+    let error = plan.run();
     plan.errno.store(error.raw_os_error().unwrap_or(libc::EINVAL), Ordering::Relaxed);
     127
 }
@@ -185,14 +155,34 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
 /// Closes all descriptors but the standard streams. They would be closed when the program is
 /// executed, which may take for ever; until then, the ends of other programs' pipes would be open.
 #[expect(unsafe_code, reason = "no library has this system call")]
-fn close_others() {
-    // SAFETY: the descriptors are this process's copies, and it uses none of them any more. A kernel
-    // without the call (before 5.9) closes them later.
-    let _ = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+fn close_others() -> io::Result<()> {
+    // SAFETY: the descriptors are this process's copies, and it uses none of them any more.
+    match unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 impl Plan<'_> {
-    fn prepare(&self) -> io::Result<()> {
+    /// Executes the program in the calling process. Returns the reason if that fails.
+    fn run(&self) -> io::Error {
+        let closed = match self.prepare() {
+            Ok(closed) => closed,
+            Err(error) => return error,
+        };
+        match self.orders {
+            // A kernel that cannot close them now (before 5.9) does so with the execution.
+            Orders::Given(order) => order.execute(None),
+            Orders::Awaited(slot) => match closed.and_then(|()| slot.wait()) {
+                Ok(order) => order.execute(Some(slot.user())),
+                Err(error) => error,
+            },
+        }
+    }
+
+    /// Makes the process ready for its program. Returns the result of closing the agent's
+    /// descriptors.
+    fn prepare(&self) -> io::Result<io::Result<()>> {
         rustix::process::setsid()?;
         let [stdin, stdout, stderr] = match *self.streams {
             Streams::Pipes(pipes) => pipes,
@@ -204,45 +194,11 @@ impl Plan<'_> {
         rustix::stdio::dup2_stdin(stdin)?;
         rustix::stdio::dup2_stdout(stdout)?;
         rustix::stdio::dup2_stderr(stderr)?;
-        close_others();
+        let closed = close_others();
         // While this process still may: the agent is exempt from the OOM killer, programs of its
         // users are not. A program that could not be made killable runs all the same.
         let _ = be_ordinary();
-        self.user.become_in_child()?;
-        rustix::process::umask(Mode::from_raw_mode(0o022));
-        if rustix::process::chdir(self.home).is_err() {
-            rustix::process::chdir(c"/")?;
-        }
-        Ok(())
-    }
-
-    /// Executes the program. Returns the reason if that fails.
-    #[expect(unsafe_code, reason = "no library executes a program with arrays made before")]
-    fn execute(&self) -> io::Error {
-        signals_as_by_default();
-        // SAFETY: the strings and arrays end as the kernel expects, and outlive the call.
-        unsafe {
-            libc::execve(self.file.as_ptr(), self.arguments.as_ptr(), self.variables.as_ptr());
-        }
-        io::Error::last_os_error()
-    }
-}
-
-/// Signals that the agent handles or ignores. Executing a program makes the former its own again,
-/// but until then a signal must not run a handler.
-const CHANGED_SIGNALS: [c_int; 3] = [libc::SIGPIPE, libc::SIGTERM, libc::SIGHUP];
-
-#[expect(unsafe_code, reason = "no library sets dispositions and masks of signals")]
-fn signals_as_by_default() {
-    for signal in CHANGED_SIGNALS {
-        // SAFETY: the default disposition runs no code of this process.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
-    // SAFETY: a set of signals is plain numbers, which the first call initialises.
-    unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        Ok(closed)
     }
 }
 
@@ -277,30 +233,36 @@ impl Drop for BlockedSignals {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
     use std::fs::File;
     use std::io::Read as _;
+    use std::sync::Arc;
 
     use rustix::process::{getegid, geteuid};
 
     use super::*;
+    use crate::programs::order::CHANGED_SIGNALS;
+    use crate::programs::program::{Environment, Invocation};
+    use crate::users::User;
 
     /// Runs a program of this user's, and returns its end and its stdout.
     fn run(file: &str, arguments: &[&str]) -> io::Result<(Ended, String)> {
-        let user = User {
+        let user = Arc::new(User {
             name: "user".into(),
             uid: geteuid(),
             gid: getegid(),
             groups: vec![getegid()],
             home: "/".into(),
             shell: "/bin/sh".into(),
-        };
+        });
         let environment = Environment::from([("NAME".into(), "a value".into())]);
         let arguments = arguments.iter().map(|word| OsStr::new(word).into()).collect();
-        let invocation = Invocation { file: Path::new(file), arguments, environment: &environment };
+        let files = vec![file.into()];
+        let order = Order::new(&Invocation { files, arguments, environment: &environment }, &user)?;
         let null = File::open("/dev/null")?;
         let (mut output, input) = io::pipe()?;
         let streams = Streams::Pipes([null.as_fd(), input.as_fd(), null.as_fd()]);
-        let child = spawn(&invocation, &user, &streams)?;
+        let child = spawn(&streams, &Orders::Given(&order))?;
         drop(input);
         let mut text = String::new();
         output.read_to_string(&mut text)?;

@@ -70,7 +70,7 @@ impl Session {
     ///
     /// # Errors
     /// The users cannot be read.
-    fn judge(&self, name: &str, key: &PublicKey) -> io::Result<Result<User, Auth>> {
+    fn judge(&self, name: &str, key: &PublicKey) -> io::Result<Result<Arc<User>, Auth>> {
         if !self.identity.admits(key) {
             return Ok(Err(Auth::reject()));
         }
@@ -155,7 +155,7 @@ impl Handler for Session {
     ) -> Result<Auth, russh::Error> {
         Ok(match self.judge(user, key.public_key)? {
             Ok(user) => {
-                self.user = Some(Arc::new(user));
+                self.user = Some(user);
                 Auth::Accept
             }
             Err(refusal) => refusal,

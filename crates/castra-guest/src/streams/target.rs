@@ -49,7 +49,7 @@ pub(super) async fn serve(requested: Opening, mut gate: Gate) {
 }
 
 fn find(name: &str) -> Result<Arc<User>, Refusal> {
-    User::find(name).map_err(unavailable)?.map(Arc::new).ok_or(Refusal::UnknownUser)
+    User::find(name).map_err(unavailable)?.ok_or(Refusal::UnknownUser)
 }
 
 fn open(user: &User, terminal: &stream::Terminal) -> Result<Terminal, Refusal> {

@@ -1,0 +1,129 @@
+//! What a process becomes, in the form that the kernel takes: made before there is a process, which
+//! can neither allocate nor lock until it executes its program.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::ptr;
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Mode};
+
+use super::program::{Environment, Invocation};
+use crate::users::User;
+
+/// A user's program, its arguments and its variables.
+pub(super) struct Order {
+    /// Candidates: the first that is executable, or the only one.
+    files: Vec<CString>,
+    arguments: Strings,
+    variables: Strings,
+    home: CString,
+    user: Arc<User>,
+}
+
+impl Order {
+    /// # Errors
+    /// A string contains a NUL.
+    pub(super) fn new(invocation: &Invocation<'_>, user: &Arc<User>) -> io::Result<Self> {
+        let text = |bytes: &[u8]| CString::new(bytes);
+        let files = invocation.files.iter().map(|file| text(file.as_os_str().as_bytes()));
+        let arguments = invocation.arguments.iter().map(|argument| text(argument.as_bytes()));
+        Ok(Self {
+            files: files.collect::<Result<_, _>>()?,
+            arguments: Strings::of(arguments.collect::<Result<_, _>>()?),
+            variables: Strings::of(variables(invocation.environment)?),
+            home: text(user.home.as_os_str().as_bytes())?,
+            user: Arc::clone(user),
+        })
+    }
+
+    /// Turns the calling process into the program, in the user's home. `user` is who it runs as
+    /// already, if not as the agent. Returns the reason if that fails. Async-signal-safe.
+    pub(super) fn execute(&self, user: Option<&User>) -> io::Error {
+        if let Err(error) = self.become_user(user) {
+            return error;
+        }
+        signals_as_by_default();
+        match &self.files[..] {
+            [file] => self.execute_file(file),
+            files => match files.iter().find(|file| is_executable(file)) {
+                Some(file) => self.execute_file(file),
+                None => io::Error::from_raw_os_error(libc::ENOENT),
+            },
+        }
+    }
+
+    fn become_user(&self, already: Option<&User>) -> io::Result<()> {
+        if already != Some(&self.user) {
+            self.user.become_in_child()?;
+        }
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        if rustix::process::chdir(&self.home).is_err() {
+            rustix::process::chdir(c"/")?;
+        }
+        Ok(())
+    }
+
+    #[expect(unsafe_code, reason = "no library executes a program with arrays made before")]
+    fn execute_file(&self, file: &CStr) -> io::Error {
+        let (arguments, variables) = (&self.arguments.pointers, &self.variables.pointers);
+        // SAFETY: the strings and arrays end as the kernel expects, and outlive the call.
+        unsafe { libc::execve(file.as_ptr(), arguments.as_ptr(), variables.as_ptr()) };
+        io::Error::last_os_error()
+    }
+}
+
+/// Strings, and the array of pointers to them that the kernel takes.
+struct Strings {
+    /// Ends with a null pointer.
+    pointers: Vec<*const c_char>,
+    _texts: Vec<CString>,
+}
+
+// SAFETY: the pointers are to texts that this owns, and that nothing changes.
+#[expect(unsafe_code, reason = "raw pointers are not shared between threads by themselves")]
+unsafe impl Send for Strings {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "as above")]
+unsafe impl Sync for Strings {}
+
+impl Strings {
+    fn of(texts: Vec<CString>) -> Self {
+        let pointers = texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect();
+        Self { pointers, _texts: texts }
+    }
+}
+
+fn variables(environment: &Environment) -> io::Result<Vec<CString>> {
+    let joined = environment
+        .iter()
+        .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()));
+    Ok(joined.collect::<Result<_, _>>()?)
+}
+
+/// Returns `true` for a file with a right to execute it.
+fn is_executable(file: &CStr) -> bool {
+    rustix::fs::stat(file).is_ok_and(|found| {
+        FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
+            && Mode::from_raw_mode(found.st_mode).intersects(Mode::XUSR | Mode::XGRP | Mode::XOTH)
+    })
+}
+
+/// Signals that the agent handles or ignores. Executing a program makes the former its own again,
+/// but until then a signal must not run a handler.
+pub(super) const CHANGED_SIGNALS: [c_int; 3] = [libc::SIGPIPE, libc::SIGTERM, libc::SIGHUP];
+
+#[expect(unsafe_code, reason = "no library sets dispositions and masks of signals")]
+fn signals_as_by_default() {
+    for signal in CHANGED_SIGNALS {
+        // SAFETY: the default disposition runs no code of this process.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: a set of signals is plain numbers, which the first call initialises.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
+}
