@@ -30,6 +30,13 @@ fn two_vms_of_one_template_are_two() {
     let project = Project::new();
     two_vms(&project);
     project.run(&["up"]).ok().says(&format!("one: {WARM}")).says(&format!("two: {WARM}"));
+    // The first command runs in a process that waited for it, the second in its own.
+    let attributes = "cd; pwd; umask; id; env; ulimit -a; ls -l /proc/self/fd | wc -l
+        cat /proc/self/oom_score_adj /proc/self/limits /proc/self/cgroup
+        grep -E '^(Sig|Cap|Groups|Umask|Seccomp|NoNewPrivs)' /proc/self/status
+        cut -d ' ' -f 18,19,38-40 /proc/self/stat";
+    let first = output(&project, "one", attributes);
+    assert_eq!(first, output(&project, "one", attributes));
     for line in
         ["cat /etc/machine-id", "hostname", "cat /etc/hostname", "cat /proc/sys/kernel/random/uuid"]
     {
@@ -47,6 +54,12 @@ fn two_vms_of_one_template_are_two() {
         fs::read(project.path().join(format!(".castra/vms/{vm}/host_key"))).expect("reads")
     };
     assert_ne!(host_key("one"), host_key("two"));
+    // The kernel learns it, too, once the first command has had its time.
+    let learns = "for i in $(seq 300); do
+        dmesg | grep -q 'virtual machine fork' && exit
+        sleep 0.1
+    done; cat /sys/firmware/acpi/interrupts/gpe05; exit 1";
+    output(&project, "two", learns);
 }
 
 /// Returns the seconds since 1970, here and in the guest.
