@@ -496,6 +496,17 @@ pub(super) enum ImageCommand {
         #[arg(value_name = "NAME[@VERSION]")]
         images: Vec<String>,
     },
+    /// Pin the newest builds of distributions' images in castra.lock
+    ///
+    /// Asks the publisher of each image for its newest build, and writes its addresses and digest
+    /// into castra.lock beside castra.toml. Commit that file: new VMs then get the same build
+    /// everywhere. VMs that exist keep theirs, and an image that castra.toml names with a version
+    /// keeps that. If anything fails, nothing is changed.
+    Update {
+        /// Images to update [default: those of this project's VMs, and all that are pinned]
+        #[arg(value_name = "NAME")]
+        images: Vec<String>,
+    },
     /// Hash all files of images again; quarantine and rebuild damaged ones
     ///
     /// Checks this project's copy, the cache's copy and the downloads. Damaged files are moved to a

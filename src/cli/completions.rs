@@ -16,7 +16,7 @@ use castra_engine::cancel::Cancel;
 use castra_engine::config::{ConfigOptions, ProjectConfig, is_vm_name};
 use castra_engine::context::{Environment, RuntimeContext, working_directory};
 use castra_engine::error::Result;
-use castra_engine::managed::Catalog;
+use castra_engine::managed::{Catalog, is_updatable};
 use castra_engine::report::Silent;
 use castra_engine::state_root::StateRoot;
 use castra_engine::vm::{self, Record};
@@ -109,6 +109,8 @@ fn completable(words: &[OsString], environment: &Environment) -> Command {
             Some("NAME[@VERSION]" | "NAME[@VERSION]|FILE") => {
                 argument.add(ArgValueCompleter::new(move |typed: &OsStr| project.images(typed)))
             }
+            Some("NAME") => argument
+                .add(ArgValueCompleter::new(move |typed: &OsStr| project.distributions(typed))),
             Some("SRC") => argument
                 .add(ArgValueCompleter::new(move |typed: &OsStr| project.ends_of_copy(typed))),
             _ => argument,
@@ -194,6 +196,7 @@ impl Project {
             .and_then(|context| self.config(&context))
             .map(|config| config.images)
             .unwrap_or_default();
+        // Without versions, pinned builds add nothing.
         let catalog = Catalog::builtin();
         let candidate = |id: &str, description: &str| {
             let help = Some(description.to_owned()).filter(|text| !text.is_empty());
@@ -201,6 +204,13 @@ impl Project {
         };
         let images = catalog.images().iter().chain(own.values());
         matching(images.map(|image| candidate(&image.id, &image.description)), typed)
+    }
+
+    /// Returns names of images of distributions.
+    fn distributions(&self, typed: &OsStr) -> Vec<CompletionCandidate> {
+        let mut images = self.images(typed);
+        images.retain(|image| image.get_value().to_str().is_some_and(is_updatable));
+        images
     }
 
     /// Returns the possible ends of a copy: `VM:`, or a path on this machine.

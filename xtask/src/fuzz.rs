@@ -9,9 +9,11 @@ use crate::run::{cargo, root, run_command};
 use crate::tools;
 
 /// Binaries of `fuzz/`.
-const TARGETS: [&str; 18] = [
+const TARGETS: [&str; 20] = [
     "vhd_footer",
     "manifest",
+    "checksums",
+    "lock_file",
     "config",
     "control_port",
     "exec_header",

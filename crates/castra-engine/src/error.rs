@@ -7,6 +7,8 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -52,6 +54,25 @@ pub trait Explain: StdError + std::any::Any + Send + Sync {
     /// Returns a next step for the reader, as complete sentences without a label.
     fn hint(&self) -> Option<String> {
         None
+    }
+}
+
+/// An I/O error that can be cloned. In a chain of causes it stands for the error itself, so that
+/// a search for an [`io::Error`] there succeeds.
+#[derive(Debug, Clone)]
+pub struct SharedIoError(Arc<io::Error>);
+
+impl From<io::Error> for SharedIoError {
+    fn from(error: io::Error) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl std::ops::Deref for SharedIoError {
+    type Target = io::Error;
+
+    fn deref(&self) -> &io::Error {
+        &self.0
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <project>/castra.toml               optional
+//! <project>/castra.lock               pinned builds of images, optional
 //! <project>/.castra/
 //!   images/<id>/<version>/            rootfs.qcow2  vmlinuz  initramfs  manifest.json    read-only
 //!   templates/<digest>/disk.qcow2     warm template's disk, on which VMs are based       read-only
@@ -54,6 +55,8 @@ use crate::trusted;
 
 /// Name of the configuration file.
 pub const CONFIG_FILE: &str = "castra.toml";
+/// Name of the file beside it that pins builds of images.
+pub const LOCK_FILE: &str = "castra.lock";
 /// Name of the default state root.
 pub const STATE_DIRECTORY: &str = ".castra";
 /// File of a state root behind a symbolic link, with the path of the link: see
@@ -767,6 +770,12 @@ impl CacheLayout {
     /// Returns the path of the lock that is held during a download.
     pub fn blob_lock(&self, algorithm: &str, hex: &str) -> PathBuf {
         self.lock(&format!("blob-{algorithm}-{hex}"))
+    }
+
+    /// Returns the path of the lock that is held while this `castra.lock` is read and replaced.
+    pub fn lock_of_lock_file(&self, path: &Path) -> PathBuf {
+        let name = hex(&Sha256::digest(path.as_os_str().as_encoded_bytes())[..16]);
+        self.lock(&format!("pins-{name}"))
     }
 
     /// Returns the path of the tag that marks the directory as a cache (bford.info/cachedir).

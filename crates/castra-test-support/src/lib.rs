@@ -15,6 +15,7 @@ pub mod namespace;
 pub mod parked;
 mod programs;
 mod project;
+pub mod publishers;
 pub mod schema;
 mod skip;
 

@@ -8,7 +8,7 @@ use castra_engine::config::{
     format_size, key_lines,
 };
 use castra_engine::error::Result;
-use castra_engine::managed::{ArtifactSource, Catalog, ManagedImageSpec};
+use castra_engine::managed::{ArtifactSource, ManagedImageSpec};
 use castra_engine::qemu::CpuModel;
 use castra_engine::vm::{BasePlan, Plan, Record, VmPlan};
 use schemars::JsonSchema;
@@ -94,7 +94,7 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
     context.printer.diagnostics(&config.warnings);
     let lines = config.file.as_deref().map(key_lines).transpose()?.unwrap_or_default();
     let layout = config.state_root.open(&context.runtime)?;
-    let plan = Plan::new(config, &[], &Catalog::builtin(), &Record::all(&layout))?;
+    let plan = Plan::new(config, &[], &config.catalog(), &Record::all(&layout))?;
     let line = |number: usize| lines.get(number).cloned().unwrap_or_default();
     let vms = plan
         .vms

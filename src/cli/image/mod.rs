@@ -6,6 +6,7 @@ mod list;
 mod prune;
 mod pull;
 mod show;
+mod update;
 mod verify;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ pub(super) use list::ImageList;
 pub(super) use prune::ImagesPruned;
 pub(super) use pull::ImagesPulled;
 pub(super) use show::ImageShown;
+pub(super) use update::ImagesUpdated;
 pub(super) use verify::ImagesVerified;
 
 /// Runs one subcommand.
@@ -33,6 +35,7 @@ pub(super) fn run(image: &ImageArgs, context: &CommandContext) -> Result<ExitCod
         ImageCommand::List { available } => list::run(*available, context),
         ImageCommand::Show { image } => show::run(image, context),
         ImageCommand::Pull { images } => pull::run(images, context),
+        ImageCommand::Update { images } => update::run(images, context),
         ImageCommand::Verify { images } => verify::run(images, context),
         ImageCommand::Import { path } => carry::import(path, context),
         ImageCommand::Export { image, path } => carry::export(image, path, context),
@@ -58,7 +61,7 @@ impl<'a> Project<'a> {
     fn of(config: &'a ProjectConfig, context: &'a CommandContext) -> Result<Self> {
         let layout = context.layout()?;
         let runtime = context.with_mirrors_of(config);
-        Ok(Self { config, layout, catalog: Catalog::builtin(), runtime })
+        Ok(Self { config, layout, catalog: config.catalog(), runtime })
     }
 
     fn manager(&self) -> ImageManager {

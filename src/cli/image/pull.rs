@@ -88,7 +88,7 @@ fn named(names: &[String], project: &Project) -> Result<Vec<Pulled>> {
 fn is_used(project: &Project, spec: &ManagedImageSpec) -> bool {
     project.config.vms.iter().any(|vm| match &vm.base_image {
         BaseImageSource::Managed(ManagedImageSelection::Exact { name, version, .. }) => {
-            *name == spec.id && *version == spec.version
+            *name == spec.id && version.as_str() == spec.version
         }
         BaseImageSource::Managed(ManagedImageSelection::Default) | BaseImageSource::Path(_) => {
             false

@@ -53,6 +53,7 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("image list", document::<image::ImageList>()),
         ("image show", document::<image::ImageShown>()),
         ("image pull", document::<image::ImagesPulled>()),
+        ("image update", document::<image::ImagesUpdated>()),
         ("image verify", document::<image::ImagesVerified>()),
         ("image import", document::<image::ImageImported>()),
         ("image export", document::<image::ImageExported>()),

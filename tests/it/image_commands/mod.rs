@@ -5,4 +5,5 @@ mod fixture;
 mod json;
 mod prune;
 mod pull;
+mod update;
 mod verify;

@@ -23,7 +23,6 @@ use crate::error::Result;
 use crate::files::create_private_directory;
 use crate::guest::ssh::{Copied, Target};
 use crate::layout::{CacheLayout, ProjectLayout};
-use crate::managed::Catalog;
 use crate::qemu::Network;
 use crate::state_root::StateRoot;
 use crate::vm::{self, Plan, ProjectRef, Throwaway, UpOptions};
@@ -183,7 +182,7 @@ impl SandboxBuilder {
         let config = self.configuration(&place)?;
         let mut context = self.context;
         context.mirrors.extend(config.mirrors.iter().cloned());
-        let plan = Plan::new(&config, &[], &Catalog::builtin(), &BTreeMap::new())?;
+        let plan = Plan::new(&config, &[], &config.catalog(), &BTreeMap::new())?;
         let project = ProjectRef::new(&place.layout, &context);
         let vm = vm::start_throwaway(&plan.vms[0], ROOT, project, self.options)?;
         Ok((vm, place, context))
@@ -200,12 +199,13 @@ impl SandboxBuilder {
         vm.disk_bytes = self.disk_bytes.unwrap_or(vm.disk_bytes);
         if let Some(project) = &self.project {
             (config.images, config.mirrors) = (project.images.clone(), project.mirrors.clone());
+            config.pinned.clone_from(&project.pinned);
             root.clone_from(&project.root);
         }
         // Not the image that was chosen for the VM of this directory.
         vm.base_image = BaseImageSource::Managed(ManagedImageSelection::Default);
         if let Some(image) = &self.image {
-            let catalog = Catalog::builtin();
+            let catalog = config.catalog();
             let images: Vec<_> = catalog.images().iter().chain(config.images.values()).collect();
             let image = ChosenImage::parse(image, &working_directory()?, images.iter().copied())?;
             let least = image.spec(images).map_or(0, |spec| spec.profile.min_memory_mib << 20);

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::discovery::read;
+use super::discovery::{pinned_beside, read};
 use super::machine::Machine;
 use super::validate;
 use super::{ConfigError, ConfigOptions, Diagnostics, Surroundings, resolve_config_path};
@@ -31,7 +31,11 @@ pub fn check(
     let Some(file) = resolve_config_path(options, working_directory)? else {
         return Ok(Checked { file: None, diagnostics: Diagnostics::default() });
     };
-    let diagnostics = match validate::examine(&read(&file)?, &file, surroundings, Some(machine)) {
+    let text = read(&file)?;
+    let examined = surroundings.with_pinned(&pinned_beside(&file)?, |surroundings| {
+        validate::examine(&text, &file, surroundings, Some(machine))
+    });
+    let diagnostics = match examined {
         Ok(project) => project.warnings,
         Err(ConfigError::Invalid(diagnostics)) => *diagnostics,
         Err(error) => return Err(error),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::ConfigError;
-use super::project::{BaseImageSource, ManagedImageSelection, ProjectConfig};
+use super::project::{BaseImageSource, ImageVersion, ManagedImageSelection, ProjectConfig};
 use super::validate::name::{is_vm_name, safe_file_name};
 use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
@@ -63,7 +63,7 @@ impl ChosenImage {
     pub fn source(&self) -> BaseImageSource {
         match self {
             Self::Managed { name, version } => {
-                let (name, version) = (name.clone(), version.clone());
+                let (name, version) = (name.clone(), ImageVersion::Named(version.clone()));
                 let disk = ManagedDiskKind::default();
                 BaseImageSource::Managed(ManagedImageSelection::Exact { name, version, disk })
             }

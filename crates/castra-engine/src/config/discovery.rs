@@ -16,7 +16,8 @@ use super::project::{BaseImageSource, ManagedImageSelection, ProjectConfig, VmDe
 use super::validate::name::project_name_of;
 use super::validate::{self, Surroundings};
 use crate::files::{normalise, open_regular};
-use crate::layout::{CONFIG_FILE, STATE_DIRECTORY};
+use crate::layout::{CONFIG_FILE, LOCK_FILE, STATE_DIRECTORY};
+use crate::managed::{LockFile, ManagedImageSpec};
 use crate::trusted::is_absence;
 
 /// Mode bit of a directory that every user may write to (`S_IWOTH` in `inode(7)`).
@@ -120,7 +121,13 @@ pub(super) fn load_or_default_project(
         Discovered::File(file) if options.image.is_some() => {
             Err(ConfigError::ImageBesideFile { file: file.clone() })
         }
-        Discovered::File(file) => validate::parse(&read(file)?, file, surroundings),
+        Discovered::File(file) => {
+            let pinned = pinned_beside(file)?;
+            let project = surroundings.with_pinned(&pinned, |surroundings| {
+                validate::parse(&read(file)?, file, surroundings)
+            })?;
+            Ok(ProjectConfig { pinned, ..project })
+        }
         Discovered::State(_) | Discovered::Nothing => {
             let root = absolute(working_directory)?;
             default_project(found.root(&root), &options.image, surroundings.allowed_outside)
@@ -165,9 +172,19 @@ fn default_project(
         bounds,
         vms: vec![vm],
         images: Default::default(),
+        pinned: Vec::new(),
         mirrors: Vec::new(),
         warnings: Diagnostics::default(),
     })
+}
+
+/// Returns the builds of images that the `castra.lock` beside this file pins.
+pub(super) fn pinned_beside(file: &Path) -> Result<Vec<ManagedImageSpec>, ConfigError> {
+    let path = file.with_file_name(LOCK_FILE);
+    if let Some(metadata) = look_at(&path)? {
+        check_owner(&path, &metadata, file.parent().unwrap_or(file))?;
+    }
+    Ok(LockFile::read(&path)?.unwrap_or_default().images())
 }
 
 fn explicit_config(path: &Path) -> Result<PathBuf, ConfigError> {

@@ -2,31 +2,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::defaults::{FORMAT, MAX_BYTES};
 use super::{Diagnostics, OutOfBounds};
-use crate::error::{Explain, Kind, kind_of_io};
+use crate::error::{Explain, Kind, SharedIoError, kind_of_io};
+use crate::managed::LockFileError;
 use crate::size::ByteSize;
-
-/// An I/O error that can be cloned. In a chain of causes it stands for the error itself, so that
-/// a search for an [`io::Error`] there succeeds.
-#[derive(Debug, Clone)]
-pub struct SharedIoError(Arc<io::Error>);
-
-impl From<io::Error> for SharedIoError {
-    fn from(error: io::Error) -> Self {
-        Self(Arc::new(error))
-    }
-}
-
-impl std::ops::Deref for SharedIoError {
-    type Target = io::Error;
-
-    fn deref(&self) -> &io::Error {
-        &self.0
-    }
-}
 
 /// Error for a configuration that cannot be loaded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -111,6 +92,9 @@ pub enum ConfigError {
         /// The file.
         file: PathBuf,
     },
+    /// The project's `castra.lock` cannot be used.
+    #[error(transparent)]
+    Lock(#[from] LockFileError),
     /// The project's state directory is not a place where castra may write.
     #[error(transparent)]
     State(OutOfBounds),
@@ -138,6 +122,7 @@ impl Explain for ConfigError {
             },
             Self::ImageBesideFile { .. } => Kind::Usage,
             Self::UntrustedOwner { .. } => Kind::Permission,
+            Self::Lock(error) => error.kind(),
             Self::State(problem) => problem.kind(),
             Self::NotAFile { .. }
             | Self::TooLarge { .. }
@@ -179,6 +164,7 @@ impl Explain for ConfigError {
             Self::ImageBesideFile { .. } => {
                 "Name the image of a VM there: `managed_image` or, for a file, `base_image`."
             }
+            Self::Lock(error) => return error.hint(),
             Self::State(problem) => return problem.hint(),
             // Each problem has its own hint.
             Self::Invalid(_) => return None,

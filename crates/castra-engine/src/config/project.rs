@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Diagnostics;
 use super::bounds::{Bounds, DiskPath};
-use crate::managed::{ManagedDiskKind, ManagedImageSpec};
+use crate::layout::LOCK_FILE;
+use crate::managed::{Catalog, ManagedDiskKind, ManagedImageSpec};
 use crate::qemu::CpuModel;
 use crate::sockets::Protocol;
 use crate::state_root::StateRoot;
@@ -32,10 +33,25 @@ pub struct ProjectConfig {
     pub vms: Vec<VmDefinition>,
     /// Images that the user describes, by name.
     pub images: BTreeMap<String, ManagedImageSpec>,
+    /// Builds of distributions that the project's `castra.lock` pins, the current one of each name
+    /// first.
+    pub pinned: Vec<ManagedImageSpec>,
     /// Base URLs (https, without a trailing slash) that are asked before an image's own URLs.
     pub mirrors: Vec<String>,
     /// Warnings: unknown keys and the like.
     pub warnings: Diagnostics,
+}
+
+impl ProjectConfig {
+    /// Returns the images that can be used by name without a description in the file.
+    pub fn catalog(&self) -> Catalog {
+        Catalog::with_pinned(&self.pinned)
+    }
+
+    /// Returns the path of the project's `castra.lock`, which only a project with a file can have.
+    pub fn lock_file(&self) -> Option<PathBuf> {
+        self.file.as_ref().map(|file| file.with_file_name(LOCK_FILE))
+    }
 }
 
 /// One VM.
@@ -87,10 +103,29 @@ pub enum ManagedImageSelection {
         /// ID, from the catalog or from `[images]`.
         name: String,
         /// Version of the image.
-        version: String,
+        version: ImageVersion,
         /// Disk of the image.
         disk: ManagedDiskKind,
     },
+}
+
+/// Version of a managed image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageVersion {
+    /// Named by the user.
+    Named(String),
+    /// Newest that is known, pinned or built in: for new VMs. A VM that exists keeps the version
+    /// on which its disk is based.
+    Newest(String),
+}
+
+impl ImageVersion {
+    /// Returns the version as text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Named(version) | Self::Newest(version) => version,
+        }
+    }
 }
 
 /// Boot method of a VM.

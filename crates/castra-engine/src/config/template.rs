@@ -71,8 +71,8 @@ name = "{vm}"
 mod tests {
     use super::*;
     use crate::config::{
-        BaseImageSource, ConfigOptions, ManagedImageSelection, ProjectConfig, Surroundings,
-        discovery::load_or_default_project, parse,
+        BaseImageSource, ConfigOptions, ImageVersion, ManagedImageSelection, ProjectConfig,
+        Surroundings, discovery::load_or_default_project, parse,
     };
     use crate::managed::ManagedDiskKind;
 
@@ -98,7 +98,7 @@ mod tests {
         let mut project =
             load_or_default_project(&options, Path::new("/nowhere/demo"), &Surroundings::default())
                 .expect("the default project");
-        let (name, version) = ("alpine-minimal".to_owned(), "v1".to_owned());
+        let (name, version) = ("alpine-minimal".to_owned(), ImageVersion::Newest("v1".to_owned()));
         let exact = ManagedImageSelection::Exact { name, version, disk: ManagedDiskKind::Rootfs };
         project.vms[0].base_image = BaseImageSource::Managed(exact);
         project.file = Some(FILE.into());

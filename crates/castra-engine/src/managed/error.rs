@@ -15,6 +15,8 @@ use crate::state_root::StateRootError;
 
 use super::check::SpecError;
 use super::fetch::error::PipError;
+use super::lock::LockFileError;
+use super::update::UpdateError;
 
 /// Reason why an image is missing, or not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,12 @@ pub enum ImageError {
     /// The image's description is invalid.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// The project's `castra.lock` cannot be read or written.
+    #[error(transparent)]
+    LockFile(#[from] LockFileError),
+    /// The newest build of an image cannot be pinned.
+    #[error(transparent)]
+    Update(#[from] UpdateError),
     /// A download is needed and the network must not be used.
     #[error("{what} is not in the cache, and the network is disabled")]
     Offline {
@@ -195,10 +203,18 @@ impl ImageError {
         matches!(self, Self::Download(error) if error.is_slowness())
     }
 
+    /// Returns `true` if the server has no such file.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Download(DownloadError::Status { status: 404 | 410, .. }))
+    }
+
     /// Returns `true` if the error concerns one address, so that another one may have the same
     /// bytes.
     pub(super) fn is_about_one_address(&self) -> bool {
-        matches!(self, Self::Download(_) | Self::DigestMismatch(_))
+        matches!(
+            self,
+            Self::Download(_) | Self::DigestMismatch(_) | Self::Update(UpdateError::WebPage { .. })
+        )
     }
 
     /// Returns `true` if something below this directory disappeared meanwhile, as when the cache is

@@ -16,6 +16,7 @@ mod error;
 mod explain;
 mod fetch;
 mod job;
+mod lock;
 mod log;
 mod manager;
 mod name;
@@ -23,6 +24,7 @@ mod repair;
 mod spec;
 mod store;
 mod timeouts;
+mod update;
 
 pub use catalog::Catalog;
 pub use check::{SpecError, SpecProblem};
@@ -32,6 +34,7 @@ pub use fetch::download::{DownloadError, NetworkFailure};
 pub use build::transform::{TransformError, VhdKind, parse_vhd_footer};
 pub use carry::import::{Imported, ImportedFile};
 pub use fetch::error::PipError;
+pub use lock::{LockFile, LockFileError, LockFileProblem, Pin};
 pub use manager::{ChosenImage, FoundImage, ImageManager, StoredImage};
 pub use name::image_named;
 pub use spec::{
@@ -42,3 +45,6 @@ pub use store::finding::{CheckedFile, CheckedImage, Finding, Location};
 pub use store::manifest::{Distrust, Manifest, ManifestArtifact};
 pub use store::prune::{PruneOptions, Pruned, PrunedKind, prune};
 pub use timeouts::Timeouts;
+pub use update::{
+    Change, Checksums, Contradiction, PinRequest, UpdateError, Updated, is_updatable,
+};

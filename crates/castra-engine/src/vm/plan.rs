@@ -6,10 +6,12 @@ use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{BaseImageSource, ManagedImageSelection, ProjectConfig, VmDefinition};
+use crate::config::{
+    BaseImageSource, ImageVersion, ManagedImageSelection, ProjectConfig, VmDefinition,
+};
 use crate::hex::hex;
 use crate::layout::ProjectLayout;
-use crate::managed::{ArtifactRole, Catalog, ManagedDiskKind, ManagedImageSpec};
+use crate::managed::{ArtifactRole, Catalog, ManagedDiskKind, ManagedImageSpec, is_updatable};
 use crate::report::ImageLabel;
 
 use super::error::{CloneError, VmDiskError, VmError};
@@ -70,7 +72,7 @@ impl Plan {
         Ok(Self { vms })
     }
 
-    /// Plans the start of the named VMs, or of all, with the built-in images. Fails for a VM that
+    /// Plans the start of the named VMs, or of all, with the project's images. Fails for a VM that
     /// is only recorded, with the fault of its record if there is one.
     ///
     /// # Errors
@@ -81,7 +83,7 @@ impl Plan {
         layout: &ProjectLayout,
         records: &BTreeMap<String, Record>,
     ) -> Result<Self, VmError> {
-        Self::new(config, names, &Catalog::builtin(), records).map_err(|error| {
+        Self::new(config, names, &config.catalog(), records).map_err(|error| {
             let VmError::Record(RecordError::Unknown { vm, .. }) = &error else { return error };
             match Record::load(layout, vm) {
                 Err(unreadable) => unreadable.into(),
@@ -134,7 +136,7 @@ fn definition_of_clone(record: &Record, config: &ProjectConfig) -> Option<VmDefi
         BaseKind::Path(path) => BaseImageSource::Path(path.clone()),
         BaseKind::Managed(label) => BaseImageSource::Managed(ManagedImageSelection::Exact {
             name: label.id.clone(),
-            version: label.version.clone(),
+            version: ImageVersion::Named(label.version.clone()),
             disk: ManagedDiskKind::default(),
         }),
     };
@@ -175,8 +177,13 @@ fn plan_image(
     record: Option<&Record>,
 ) -> Result<BasePlan, VmError> {
     let label = match (selection, record.map(|record| &record.base.kind)) {
+        // A newer build is for new VMs.
+        (
+            ManagedImageSelection::Exact { name, version: ImageVersion::Newest(_), .. },
+            Some(BaseKind::Managed(label)),
+        ) if label.id == *name && catalog.find(&label.id, &label.version).is_ok() => label.clone(),
         (ManagedImageSelection::Exact { name, version, .. }, _) => {
-            ImageLabel { id: name.clone(), version: version.clone() }
+            ImageLabel { id: name.clone(), version: version.as_str().to_owned() }
         }
         // The default was chosen once, and the VM's disk stays based on that choice.
         (ManagedImageSelection::Default, Some(BaseKind::Managed(label))) => label.clone(),
@@ -196,7 +203,17 @@ fn refuse_changed_base(
     record: Option<&Record>,
 ) -> Result<(), VmError> {
     let Some(record) = record else { return Ok(()) };
+    let is_of_lost_build = |recorded: &ImageLabel, spec: &ManagedImageSpec| {
+        recorded.id == spec.id && is_updatable(&spec.id) && names_no_version(definition)
+    };
     let (same, wanted) = match (&record.base.kind, base) {
+        // The plan would have that build if it were known.
+        (BaseKind::Managed(recorded), BasePlan::Image(spec))
+            if *recorded != spec.label() && is_of_lost_build(recorded, spec) =>
+        {
+            let (vm, recorded) = (definition.name.clone(), recorded.to_string());
+            return Err(VmDiskError::BuildUnknown { vm, recorded }.into());
+        }
         (BaseKind::Managed(recorded), BasePlan::Image(spec)) => {
             (*recorded == spec.label(), spec.label().to_string())
         }
@@ -215,6 +232,11 @@ fn refuse_changed_base(
         BaseKind::Path(path) => path.display().to_string(),
     };
     Err(VmDiskError::ImageChanged { vm: definition.name.clone(), recorded, wanted }.into())
+}
+
+fn names_no_version(definition: &VmDefinition) -> bool {
+    let BaseImageSource::Managed(selection) = &definition.base_image else { return false };
+    matches!(selection, ManagedImageSelection::Exact { version: ImageVersion::Newest(_), .. })
 }
 
 fn warnings(definition: &VmDefinition, base: &BasePlan) -> Vec<String> {
@@ -238,4 +260,73 @@ pub(super) fn content_of(spec: &ManagedImageSpec) -> String {
     let text =
         serde_json::to_vec(&disk.map(|disk| (&disk.digest, &disk.pipeline))).unwrap_or_default();
     hex(&Sha256::digest(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Surroundings, parse};
+    use crate::files::Digest;
+    use crate::vm::BaseRecord;
+
+    const OLDER: &str = "20261115-2700";
+    const NEWER: &str = "20261130-2800";
+
+    /// Returns a build of Debian 13 as a `castra.lock` pins it.
+    fn build(version: &str) -> ManagedImageSpec {
+        let catalog = Catalog::builtin();
+        let mut images = catalog.images().iter();
+        let mut image =
+            images.find(|image| image.id == "debian-13").expect("a distribution").clone();
+        image.version = version.to_owned();
+        image.artifacts[0].digest = Digest::Sha256("ab".repeat(32));
+        image
+    }
+
+    /// Plans the VM `dev`, whose image is named in this way, with these pinned builds.
+    fn plan(named: &str, pinned: &[ManagedImageSpec], of_disk: &str) -> Result<String, VmError> {
+        let known: Vec<(&str, &str)> =
+            pinned.iter().map(|image| (image.id.as_str(), image.version.as_str())).collect();
+        let surroundings = Surroundings { known_images: &known, ..Surroundings::default() };
+        let text = format!("[[vms]]\nname = \"dev\"\nmanaged_image = \"{named}\"\n");
+        let file = Path::new("/project/castra.toml");
+        let mut config = parse(&text, file, &surroundings).expect("is valid");
+        config.pinned = pinned.to_vec();
+        let layout = ProjectLayout::unchecked("/project/.castra".into());
+        let (id, version) = ("debian-13".to_owned(), of_disk.to_owned());
+        let kind = BaseKind::Managed(ImageLabel { id, version });
+        let base =
+            BaseRecord { kind, content: String::new(), stamp: None, allow_backing_file: false };
+        let record = Record::new(&layout, "dev", &layout.overlay("dev"), base);
+        let records = match of_disk {
+            "" => BTreeMap::new(),
+            _ => BTreeMap::from([("dev".to_owned(), record)]),
+        };
+        let plan = Plan::new(&config, &[], &config.catalog(), &records)?;
+        match &plan.vms[0].base {
+            BasePlan::Image(spec) => Ok(spec.version.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_newer_build_is_for_new_vms() {
+        let pinned = [build(NEWER), build(OLDER)];
+        assert_eq!(plan("debian-13", &pinned, "").expect("a plan"), NEWER);
+        assert_eq!(plan("debian-13", &pinned, OLDER).expect("a plan"), OLDER);
+        assert_eq!(plan("debian-13", &pinned, NEWER).expect("a plan"), NEWER);
+        // Named versions are what they were.
+        let named = format!("debian-13@{NEWER}");
+        let error = plan(&named, &pinned, OLDER).expect_err("another disk");
+        assert!(matches!(error, VmError::Disk(VmDiskError::ImageChanged { .. })), "{error}");
+    }
+
+    #[test]
+    fn a_disk_whose_build_nothing_describes_is_named() {
+        let error = plan("debian-13", &[build(NEWER)], OLDER).expect_err("is unknown");
+        assert!(matches!(error, VmError::Disk(VmDiskError::BuildUnknown { .. })), "{error}");
+        assert!(error.to_string().contains("neither castra.lock nor this castra"), "{error}");
+    }
 }

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::super::diagnostics::{Problem, Problems, listed, quoted};
-use super::super::project::{BaseImageSource, ManagedImageSelection};
+use super::super::project::{BaseImageSource, ImageVersion, ManagedImageSelection};
 use super::super::schema::{self, Fields, Key, Value, key, wrong_type};
 use super::{Scope, path};
 use crate::managed::ManagedDiskKind;
@@ -204,16 +204,18 @@ fn resolve(
         problems.error(name.span(), &unknown_image(id, scope));
         return None;
     };
-    let wanted = version.map_or(*newest, |version| *version.get_ref());
-    if let Some(version) = version.filter(|_| !versions.contains(&wanted)) {
+    let wanted = match version {
+        None => ImageVersion::Newest((*newest).to_owned()),
+        Some(version) => ImageVersion::Named((*version.get_ref()).to_owned()),
+    };
+    if let Some(version) = version.filter(|_| !versions.contains(&wanted.as_str())) {
         let known = versions.iter().map(|known| (*known).to_owned()).collect();
-        let problem =
-            BaseProblem::UnknownVersion { name: id.to_owned(), version: wanted.to_owned(), known };
+        let (name, wanted) = (id.to_owned(), wanted.as_str().to_owned());
+        let problem = BaseProblem::UnknownVersion { name, version: wanted, known };
         problems.error(version.span(), &problem);
         return None;
     }
-    let selection =
-        ManagedImageSelection::Exact { name: id.to_owned(), version: wanted.to_owned(), disk };
+    let selection = ManagedImageSelection::Exact { name: id.to_owned(), version: wanted, disk };
     Some(Base {
         source: BaseImageSource::Managed(selection),
         user_image: spec.map(|spec| spec.id.clone()),

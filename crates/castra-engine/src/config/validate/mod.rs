@@ -29,6 +29,7 @@ use super::error::ConfigError;
 use super::machine::Machine;
 use super::project::ProjectConfig;
 use super::schema::{Fields, Key, key, to_i128, wrong_type};
+use crate::managed::ManagedImageSpec;
 
 const VERSION: Key = key("version", "\"1\"");
 const PROJECT: Key = key("project", "{ name = \"demo\" }");
@@ -45,6 +46,22 @@ pub struct Surroundings<'a> {
     pub known_images: &'a [(&'a str, &'a str)],
     /// Directories outside the project in which the user permits disks and state, absolute.
     pub allowed_outside: &'a [PathBuf],
+}
+
+impl Surroundings<'_> {
+    /// Runs `work` with these images in addition, before those of their names that are known.
+    pub(super) fn with_pinned<T>(
+        &self,
+        pinned: &[ManagedImageSpec],
+        work: impl FnOnce(&Surroundings<'_>) -> T,
+    ) -> T {
+        let mut known: Vec<(&str, &str)> =
+            pinned.iter().map(|image| (image.id.as_str(), image.version.as_str())).collect();
+        let others = self.known_images.iter().filter(|image| !known.contains(image));
+        let others: Vec<_> = others.copied().collect();
+        known.extend(others);
+        work(&Surroundings { known_images: &known, ..*self })
+    }
 }
 
 /// Directory to which the paths of a file are relative.
@@ -184,6 +201,7 @@ fn read_document(
         name,
         vms: drafts.into_iter().map(vm::VmDraft::into_definition).collect(),
         images: images.specs,
+        pinned: Vec::new(),
         mirrors: images.mirrors,
         state_root: bounds.state_root(),
         bounds,

@@ -1,10 +1,8 @@
 //! Cloud images of distributions, as their publishers built them, in dated builds.
 //!
 //! Each is a qcow2 with a partition table and a kernel of its own, which boots with Castra's agent:
-//! see `vm/kernel`. Addresses and digests were copied from at least two public lists that agree (of
-//! other tools, of packagers, of people who verified the publisher's signature). **None was ever
-//! fetched by the authors**, whose machines reach no distribution's server; a digest that is wrong
-//! is an error and never another image.
+//! see `vm/kernel`. Some builds are compiled in; newer ones are found by asking the publisher, and
+//! are pinned in a project's `castra.lock`.
 
 use crate::files::Digest;
 use crate::qemu::{CpuModel, Device, DeviceModel, MachineType};
@@ -12,210 +10,125 @@ use crate::qemu::{CpuModel, Device, DeviceModel, MachineType};
 use super::super::spec::{
     ArtifactRole, ArtifactSource, ManagedArtifactSpec, ManagedImageSpec, QemuProfile,
 };
+use super::builds::DISTRIBUTIONS;
 
 /// Least memory in which these systems start all their services.
 const MIN_MEMORY_MIB: u64 = 512;
 
-/// A dated build of a distribution's cloud image for x86-64.
-struct Build {
-    id: &'static str,
-    version: &'static str,
-    description: &'static str,
-    addresses: &'static [&'static str],
+/// Place of the version in a template.
+const VERSION: &str = "{version}";
+/// Place of the version up to its first dash, which some publishers use as a directory.
+const RELEASE: &str = "{release}";
+
+/// Cloud image of a distribution for x86-64.
+pub(crate) struct Distribution {
+    pub(crate) id: &'static str,
+    /// Template.
+    pub(super) description: &'static str,
+    /// Templates, tried in order.
+    pub(super) addresses: &'static [&'static str],
+    pub(super) level: CpuLevel,
+    pub(crate) channel: Channel,
+    /// Builds that are compiled in, newest first.
+    pub(super) builds: &'static [Build],
+}
+
+/// Files by which a publisher announces the newest build of an image.
+pub(crate) struct Channel {
+    /// Name of the publisher, under which `castra.toml` names its keys.
+    pub(crate) publisher: &'static str,
+    /// Addresses of the checksum file of the newest build, tried in order.
+    pub(crate) lists: &'static [&'static str],
+    pub(crate) signing: Signing,
+    /// Undated name of the newest build in that file.
+    pub(crate) alias: Option<&'static str>,
+    /// Directories of dated builds, where the checksum file names none.
+    pub(crate) dated: Option<Dated>,
+}
+
+/// Directories of dated builds, one per build.
+pub(crate) struct Dated {
+    /// Address that lists the directories.
+    pub(crate) listing: &'static str,
+    /// Template of a directory's name.
+    pub(crate) directory: &'static str,
+    /// Template of the address of the checksum file in a directory.
+    pub(crate) list: &'static str,
+}
+
+/// Form in which a publisher signs a checksum file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signing {
+    /// Not at all.
+    None,
+    /// Inside the file.
+    Inline,
+    /// In a file beside it, whose name has this end in addition.
+    Detached(&'static str),
+}
+
+/// A dated build that is compiled in.
+pub(super) struct Build {
+    pub(super) version: &'static str,
     /// SHA-256 or SHA-512 by its length.
-    digest: &'static str,
-    size_bytes: Option<u64>,
-    level: CpuLevel,
+    pub(super) digest: &'static str,
+    pub(super) size_bytes: Option<u64>,
 }
 
 /// Instructions for which a distribution is compiled.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum CpuLevel {
+pub(super) enum CpuLevel {
     /// No more than the default CPU has.
     Default,
     /// x86-64-v3, with AVX2. QEMU 7.2 cannot emulate that well enough: guests hang.
     V3,
 }
 
-const BUILDS: [Build; 13] = [
-    Build {
-        id: "debian-12",
-        version: "20260923-2610",
-        description: "Debian 12 (bookworm), the generic cloud image of 2026-09-23",
-        addresses: &["https://cloud.debian.org/images/cloud/bookworm/20260923-2610/\
-            debian-12-genericcloud-amd64-20260923-2610.qcow2"],
-        digest: "3d94c9dd66d8a283fde060b8810373b7ae04038b956ee00d553d1ae564f6fbde\
-            aa2fd6e7404e87e53348b5a9509170f3ea7c0731ba737590c5c4cb8d559a47f8",
-        size_bytes: None,
-        level: CpuLevel::Default,
-    },
-    Build {
-        id: "debian-13",
-        version: "20261001-2618",
-        description: "Debian 13 (trixie), the generic cloud image of 2026-10-01",
-        addresses: &["https://cloud.debian.org/images/cloud/trixie/20261001-2618/\
-            debian-13-genericcloud-amd64-20261001-2618.qcow2"],
-        digest: "f46f0671a6e5bdec5291ab8972bae2f10e5408c2f64a74078f11efc2f06a436a\
-            9d0313ed50e0472542eeabf780e9f7c792ac0a314c6c20507fcd9fd81b468c3d",
-        size_bytes: Some(341_508_096),
-        level: CpuLevel::Default,
-    },
-    Build {
-        id: "ubuntu-22.04",
-        version: "20260826",
-        description: "Ubuntu 22.04 LTS (jammy), the server cloud image of 2026-08-26",
-        addresses: &["https://cloud-images.ubuntu.com/releases/jammy/release-20260826/\
-            ubuntu-22.04-server-cloudimg-amd64.img"],
-        digest: "c0a5af17e6c0f76351fe07e2fffef3011dab1facb8a8ed5701dcf648dabd4f0a",
-        size_bytes: None,
-        level: CpuLevel::Default,
-    },
-    Build {
-        id: "ubuntu-24.04",
-        version: "20260926",
-        description: "Ubuntu 24.04 LTS (noble), the server cloud image of 2026-09-26",
-        addresses: &["https://cloud-images.ubuntu.com/releases/noble/release-20260926/\
-            ubuntu-24.04-server-cloudimg-amd64.img"],
-        digest: "6a81c37564db9b1ee84e141922625e1d7c5b389b99bb3c572e0243607d5bb4d2",
-        size_bytes: Some(625_612_288),
-        level: CpuLevel::Default,
-    },
-    Build {
-        id: "ubuntu-26.04",
-        version: "20260520",
-        description: "Ubuntu 26.04 LTS (resolute), the server cloud image of 2026-05-20",
-        addresses: &["https://cloud-images.ubuntu.com/releases/resolute/release-20260520/\
-            ubuntu-26.04-server-cloudimg-amd64.img"],
-        digest: "dced94c031cc1f23dee14419a3723a5b110df9938de0ac31913a2bfd07c755b4",
-        size_bytes: Some(858_720_256),
-        level: CpuLevel::Default,
-    },
-    Build {
-        id: "fedora-42",
-        version: "42-1.1",
-        description: "Fedora 42, the generic cloud image",
-        addresses: &[
-            "https://dl.fedoraproject.org/pub/archive/fedora/linux/releases/42/Cloud/x86_64/\
-            images/Fedora-Cloud-Base-Generic-42-1.1.x86_64.qcow2",
-            "https://archives.fedoraproject.org/pub/archive/fedora/linux/releases/42/Cloud/\
-            x86_64/images/Fedora-Cloud-Base-Generic-42-1.1.x86_64.qcow2",
-        ],
-        digest: "e401a4db2e5e04d1967b6729774faa96da629bcf3ba90b67d8d9cce9906bec0f",
-        size_bytes: Some(532_217_856),
-        level: CpuLevel::Default,
-    },
-    Build {
-        id: "fedora-43",
-        version: "43-1.6",
-        description: "Fedora 43, the generic cloud image",
-        addresses: &[
-            "https://download.fedoraproject.org/pub/fedora/linux/releases/43/Cloud/x86_64/\
-            images/Fedora-Cloud-Base-Generic-43-1.6.x86_64.qcow2",
-            "https://dl.fedoraproject.org/pub/archive/fedora/linux/releases/43/Cloud/x86_64/\
-            images/Fedora-Cloud-Base-Generic-43-1.6.x86_64.qcow2",
-        ],
-        digest: "846574c8a97cd2d8dc1f231062d73107cc85cbbbda56335e264a46e3a6c8ab2f",
-        size_bytes: None,
-        level: CpuLevel::Default,
-    },
-    Build {
-        id: "fedora-44",
-        version: "44-1.7",
-        description: "Fedora 44, the generic cloud image",
-        addresses: &[
-            "https://download.fedoraproject.org/pub/fedora/linux/releases/44/Cloud/x86_64/\
-            images/Fedora-Cloud-Base-Generic-44-1.7.x86_64.qcow2",
-            "https://dl.fedoraproject.org/pub/fedora/linux/releases/44/Cloud/x86_64/\
-            images/Fedora-Cloud-Base-Generic-44-1.7.x86_64.qcow2",
-        ],
-        digest: "28680fe5b371a5a82ebf43a31926e086a168e59949d03969c5093e7071f90b7f",
-        size_bytes: None,
-        level: CpuLevel::Default,
-    },
-    Build {
-        id: "almalinux-9",
-        version: "9.8-20260810",
-        description: "AlmaLinux 9.8, the generic cloud image of 2026-08-10",
-        addresses: &["https://repo.almalinux.org/almalinux/9/cloud/x86_64/images/\
-            AlmaLinux-9-GenericCloud-9.8-20260810.x86_64.qcow2"],
-        digest: "6bdab6376d46d42e4203ace3733efafc7c5d37c7cb443a6cc74750097002d74b",
-        size_bytes: Some(589_299_712),
-        level: CpuLevel::Default,
-    },
-    Build {
-        id: "almalinux-10",
-        version: "10.2-20260526.0",
-        description: "AlmaLinux 10.2, the generic cloud image of 2026-05-26",
-        addresses: &["https://repo.almalinux.org/almalinux/10/cloud/x86_64/images/\
-            AlmaLinux-10-GenericCloud-10.2-20260526.0.x86_64.qcow2"],
-        digest: "47f2218668dd4776be140dd92fa3bea700be1766e2c7d88bdfd6a4b50f477b4d",
-        size_bytes: None,
-        level: CpuLevel::V3,
-    },
-    Build {
-        id: "rocky-9",
-        version: "9.8-20260525.0",
-        description: "Rocky Linux 9.8, the generic cloud image of 2026-05-25",
-        addresses: &[
-            "https://dl.rockylinux.org/pub/rocky/9.8/images/x86_64/\
-            Rocky-9-GenericCloud-Base-9.8-20260525.0.x86_64.qcow2",
-            "https://dl.rockylinux.org/pub/rocky/9/images/x86_64/\
-            Rocky-9-GenericCloud-Base-9.8-20260525.0.x86_64.qcow2",
-        ],
-        digest: "92c206cc6f790c61583247eefe87890f8828420662c17cacf247cec78ab4eec8",
-        size_bytes: Some(645_988_352),
-        level: CpuLevel::Default,
-    },
-    Build {
-        id: "rocky-10",
-        version: "10.2-20260525.0",
-        description: "Rocky Linux 10.2, the generic cloud image of 2026-05-25",
-        addresses: &[
-            "https://dl.rockylinux.org/pub/rocky/10.2/images/x86_64/\
-            Rocky-10-GenericCloud-Base-10.2-20260525.0.x86_64.qcow2",
-            "https://dl.rockylinux.org/pub/rocky/10/images/x86_64/\
-            Rocky-10-GenericCloud-Base-10.2-20260525.0.x86_64.qcow2",
-        ],
-        digest: "9fc9e9ff16888bb68ac39b0392e25c9c92684d50c85f1cce6ab549363bbc4b48",
-        size_bytes: Some(544_997_376),
-        level: CpuLevel::V3,
-    },
-    Build {
-        id: "arch",
-        version: "20261001.604814",
-        description: "Arch Linux, the cloud image of 2026-10-01",
-        addresses: &[
-            "https://geo.mirror.pkgbuild.com/images/v20261001.604814/\
-            Arch-Linux-x86_64-cloudimg-20261001.604814.qcow2",
-            "https://fastly.mirror.pkgbuild.com/images/v20261001.604814/\
-            Arch-Linux-x86_64-cloudimg-20261001.604814.qcow2",
-        ],
-        digest: "360f0fa49db6813bdc8e35bed230a2dc2ae3567b7b5ab74719c0a706e4e34e87",
-        size_bytes: Some(578_080_256),
-        level: CpuLevel::Default,
-    },
-];
-
-/// Returns the images of all distributions, by name.
+/// Returns the built-in images of all distributions, by name.
 pub(super) fn images() -> impl Iterator<Item = ManagedImageSpec> {
-    BUILDS.iter().map(Build::spec)
+    DISTRIBUTIONS.iter().flat_map(Distribution::images)
 }
 
-impl Build {
-    fn spec(&self) -> ManagedImageSpec {
-        let digest = self.digest.to_owned();
-        let digest =
-            if digest.len() == 128 { Digest::Sha512(digest) } else { Digest::Sha256(digest) };
-        let addresses = self.addresses.iter().map(|address| (*address).to_owned()).collect();
+impl Distribution {
+    /// Returns the distribution of this name.
+    pub(crate) fn named(id: &str) -> Option<&'static Self> {
+        DISTRIBUTIONS.iter().find(|distribution| distribution.id == id)
+    }
+
+    /// Returns all distributions.
+    pub(crate) fn all() -> impl Iterator<Item = &'static Self> {
+        DISTRIBUTIONS.iter()
+    }
+
+    /// Returns the builds that are compiled in, newest first.
+    pub(crate) fn images(&self) -> impl Iterator<Item = ManagedImageSpec> {
+        self.builds.iter().map(|build| {
+            let digest = match build.digest.len() {
+                128 => Digest::Sha512(build.digest.to_owned()),
+                _ => Digest::Sha256(build.digest.to_owned()),
+            };
+            self.image(build.version, self.addresses_of(build.version), digest, build.size_bytes)
+        })
+    }
+
+    /// Returns the description of a build.
+    pub(crate) fn image(
+        &self,
+        version: &str,
+        addresses: Vec<String>,
+        digest: Digest,
+        size_bytes: Option<u64>,
+    ) -> ManagedImageSpec {
+        let date = date_in(version).map_or_else(String::new, |date| format!(" of {date}"));
         ManagedImageSpec {
             id: self.id.to_owned(),
-            version: self.version.to_owned(),
-            description: self.description.to_owned(),
+            version: version.to_owned(),
+            description: filled(self.description, version) + &date,
             artifacts: vec![ManagedArtifactSpec {
                 role: ArtifactRole::Rootfs,
                 source: ArtifactSource::Url(addresses),
                 digest,
-                size_bytes: self.size_bytes,
+                size_bytes,
                 pipeline: Vec::new(),
                 product_digest: None,
             }],
@@ -228,6 +141,31 @@ impl Build {
             },
         }
     }
+
+    /// Returns the addresses of a build.
+    pub(crate) fn addresses_of(&self, version: &str) -> Vec<String> {
+        self.addresses.iter().map(|address| filled(address, version)).collect()
+    }
+
+    /// Returns the version of the build in a file of this name, if it is a dated name of this
+    /// image.
+    pub(crate) fn version_in<'a>(&self, file_name: &'a str) -> Option<&'a str> {
+        let address = self.addresses.first()?;
+        version_in(address.rsplit('/').next()?, file_name)
+    }
+}
+
+impl Dated {
+    /// Returns the version of the build in a directory of this name.
+    pub(crate) fn version_in<'a>(&self, directory: &'a str) -> Option<&'a str> {
+        // Others are not builds: `latest`, `daily`.
+        version_in(self.directory, directory).filter(|version| date_in(version).is_some())
+    }
+
+    /// Returns the address of the checksum file of a build.
+    pub(crate) fn list_of(&self, version: &str) -> String {
+        filled(self.list, version)
+    }
 }
 
 impl CpuLevel {
@@ -235,6 +173,109 @@ impl CpuLevel {
         match self {
             Self::Default => CpuModel::default(),
             Self::V3 => CpuModel::max(),
+        }
+    }
+}
+
+/// Returns the numbers of a version, by which versions of one image are compared.
+pub(crate) fn numbers_of(version: &str) -> Vec<u64> {
+    let numbers = version.split(|one: char| !one.is_ascii_digit()).filter(|one| !one.is_empty());
+    numbers.map(|digits| digits.parse().unwrap_or(u64::MAX)).collect()
+}
+
+fn filled(template: &str, version: &str) -> String {
+    let release = version.split('-').next().unwrap_or(version);
+    template.replace(VERSION, version).replace(RELEASE, release)
+}
+
+/// Returns what stands for the version in a name made from a template, if it can be one: digits
+/// with dots and dashes between them.
+fn version_in<'a>(template: &str, name: &'a str) -> Option<&'a str> {
+    let (start, end) = template.split_once(VERSION)?;
+    let version = name.strip_prefix(start)?.strip_suffix(end)?;
+    let is_digit = |byte: &u8| byte.is_ascii_digit();
+    let (first, last) = (version.as_bytes().first()?, version.as_bytes().last()?);
+    let is_version = is_digit(first)
+        && is_digit(last)
+        && version.bytes().all(|byte| is_digit(&byte) || b".-".contains(&byte));
+    is_version.then_some(version)
+}
+
+/// Returns the date in a version, as in `20261001-2618`, in the form of ISO 8601.
+fn date_in(version: &str) -> Option<String> {
+    let is_date = |part: &&str| part.len() == 8 && part.starts_with("20");
+    let date = version.split(['.', '-']).find(is_date)?;
+    let is_digits = date.bytes().all(|byte| byte.is_ascii_digit());
+    is_digits.then(|| format!("{}-{}-{}", &date[..4], &date[4..6], &date[6..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn distribution(id: &str) -> &'static Distribution {
+        Distribution::named(id).expect("a distribution")
+    }
+
+    #[test]
+    fn templates_become_addresses_and_descriptions() {
+        let rocky = distribution("rocky-9");
+        assert_eq!(
+            rocky.addresses_of("9.9-20270101.0")[0],
+            "https://dl.rockylinux.org/pub/rocky/9.9/images/x86_64/\
+            Rocky-9-GenericCloud-Base-9.9-20270101.0.x86_64.qcow2"
+        );
+        let description = |id: &str| {
+            let image = distribution(id).images().next().expect("a build");
+            image.description
+        };
+        assert_eq!(
+            description("almalinux-9"),
+            "AlmaLinux 9.8, the generic cloud image of 2026-08-10"
+        );
+        assert_eq!(description("fedora-42"), "Fedora 42, the generic cloud image");
+        for image in images() {
+            let ArtifactSource::Url(urls) = &image.artifacts[0].source else { panic!("URLs") };
+            assert!(urls.iter().all(|url| !url.contains(['{', '}'])), "{urls:?}");
+        }
+    }
+
+    #[test]
+    fn a_dated_name_is_told_from_others() {
+        for (id, name, version) in [
+            ("almalinux-9", "AlmaLinux-9-GenericCloud-9.8-20260810.x86_64.qcow2", "9.8-20260810"),
+            ("fedora-44", "Fedora-Cloud-Base-Generic-44-1.7.x86_64.qcow2", "44-1.7"),
+            ("arch", "Arch-Linux-x86_64-cloudimg-20261001.604814.qcow2", "20261001.604814"),
+        ] {
+            assert_eq!(distribution(id).version_in(name), Some(version));
+        }
+        for name in [
+            "AlmaLinux-9-GenericCloud-latest.x86_64.qcow2",
+            "AlmaLinux-9-GenericCloud-ext4-9.8-20260810.x86_64.qcow2",
+            "AlmaLinux-9-GenericCloud-9.8-20260810.x86_64_v2.qcow2",
+            "AlmaLinux-9-GenericCloud-9.8/../20260810.x86_64.qcow2",
+            "AlmaLinux-9-GenericCloud-.x86_64.qcow2",
+            "AlmaLinux-9-GenericCloud-9.x86_64.qcow2/..",
+        ] {
+            assert_eq!(distribution("almalinux-9").version_in(name), None, "{name}");
+        }
+        assert_eq!(distribution("ubuntu-24.04").version_in("ubuntu-24.04.img"), None);
+        let dated = distribution("ubuntu-24.04").channel.dated.as_ref().expect("directories");
+        assert_eq!(dated.version_in("release-20260926"), Some("20260926"));
+        for other in ["release", "release-", "20260926", "release-2026", "release-20260926x"] {
+            assert_eq!(dated.version_in(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        for (older, newer) in [
+            ("9.8-20260810", "9.10-20270101"),
+            ("20261001-2618", "20261001-2619"),
+            ("20260926", "20260926.1"),
+            ("42-1.1", "42-1.10"),
+        ] {
+            assert!(numbers_of(older) < numbers_of(newer), "{older} {newer}");
         }
     }
 }

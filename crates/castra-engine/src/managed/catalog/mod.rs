@@ -1,12 +1,15 @@
 //! Built-in catalog of images. Data, and the origin of each number.
 
 mod alpine;
+mod builds;
 mod distributions;
 
 use crate::similar::closest;
 
 use super::error::ImageError;
 use super::spec::ManagedImageSpec;
+
+pub(super) use distributions::{Dated, Distribution, numbers_of};
 
 /// Images that can be used by name, without a description.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +25,18 @@ impl Catalog {
         let default = [alpine::minimal(), alpine::pypi()];
         let defaults = default.len();
         Self { images: default.into_iter().chain(distributions::images()).collect(), defaults }
+    }
+
+    /// Returns the images that this version of Castra ships with, and before them those that a
+    /// project pins, the current one of each name first.
+    pub fn with_pinned(pinned: &[ManagedImageSpec]) -> Self {
+        let mut catalog = Self::builtin();
+        let is_pinned =
+            |image: &ManagedImageSpec| pinned.iter().any(|pin| pin.label() == image.label());
+        let builtin = catalog.images.split_off(catalog.defaults);
+        catalog.images.extend(pinned.iter().cloned());
+        catalog.images.extend(builtin.into_iter().filter(|image| !is_pinned(image)));
+        catalog
     }
 
     /// Returns all images: those that the default project tries, in that order, and those of

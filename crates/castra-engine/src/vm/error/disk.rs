@@ -29,6 +29,17 @@ pub enum VmDiskError {
         /// Image that the configuration names.
         wanted: String,
     },
+    /// Nothing describes the build of a distribution on which the VM's disk is based.
+    #[error(
+        "the disk of VM `{vm}` is based on {recorded}, which neither castra.lock nor this castra \
+        describes"
+    )]
+    BuildUnknown {
+        /// The VM.
+        vm: String,
+        /// Image that the disk is based on.
+        recorded: String,
+    },
     /// The base image of a disk is missing.
     #[error("the base image of VM `{vm}` is missing: {}", base.display())]
     BaseMissing {
@@ -164,6 +175,7 @@ impl Explain for VmDiskError {
             Self::BaseMissing { .. } | Self::Gone { .. } => Kind::NotFound,
             Self::InUse { .. } => Kind::Busy,
             Self::ImageChanged { .. }
+            | Self::BuildUnknown { .. }
             | Self::BaseNotAFile { .. }
             | Self::BaseChanged { .. }
             | Self::LayerUnproven { .. }
@@ -181,6 +193,10 @@ impl Explain for VmDiskError {
             Self::OutOfBounds { problem, .. } => return problem.hint(),
             Self::ImageChanged { vm, .. } => format!(
                 "Name the old image again, or use the new one for a VM with another name. To give \
+                 up the disk of `{vm}`: castra down {vm} && castra clean --disks {vm}"
+            ),
+            Self::BuildUnknown { vm, .. } => format!(
+                "Restore the entry of that build in castra.lock from your version control. To give \
                  up the disk of `{vm}`: castra down {vm} && castra clean --disks {vm}"
             ),
             Self::BaseMissing { vm, overlay: Some(overlay), .. } => format!(

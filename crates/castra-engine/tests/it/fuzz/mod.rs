@@ -16,6 +16,16 @@ fn manifests() {
 }
 
 #[test]
+fn checksum_files() {
+    try_out("checksums", targets::checksums, &seeds::checksum_files());
+}
+
+#[test]
+fn lock_files() {
+    try_out("lock_file", targets::lock_file, &seeds::lock_files());
+}
+
+#[test]
 fn configurations() {
     try_out("config", targets::config, &seeds::configurations());
 }

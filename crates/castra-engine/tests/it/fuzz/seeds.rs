@@ -32,6 +32,33 @@ pub(crate) fn manifests() -> Vec<Vec<u8>> {
     Catalog::builtin().images().iter().map(of).collect()
 }
 
+/// Returns checksum files in the forms of all publishers.
+pub(crate) fn checksum_files() -> Vec<Vec<u8>> {
+    let (short, long) = ("ab".repeat(32), "cd".repeat(64));
+    let name = "Rocky-9-GenericCloud-Base-9.9-20261112.0.x86_64.qcow2";
+    let files = [
+        format!("{long}  debian-13-genericcloud-amd64.qcow2\n{long}  other.raw\n"),
+        format!("{short} *ubuntu-24.04-server-cloudimg-amd64.img\r\n"),
+        format!("# {name}: 42 bytes\nSHA256 ({name}) = {short}\n"),
+    ];
+    files.map(String::into_bytes).to_vec()
+}
+
+/// Returns files with one image and with two.
+pub(crate) fn lock_files() -> Vec<Vec<u8>> {
+    let entry = |name: &str, version: &str, digest: &str| {
+        format!(
+            "[[images]]\nname = \"{name}\"\nversion = \"{version}\"\n\
+            urls = [\"https://example.org/a.qcow2\"]\n{digest}\nsize_bytes = 7\n"
+        )
+    };
+    let arch = entry("arch", "20261122.7", &format!("sha256 = \"{}\"", "ab".repeat(32)));
+    let signed = format!("sha512 = \"{}\"\nsigned_by = \"AB12\"", "cd".repeat(64));
+    let debian = entry("debian-13", "20261115-2700", &signed);
+    let files = [format!("version = 1\n{arch}"), format!("version = 1\n{debian}{arch}")];
+    files.map(String::into_bytes).to_vec()
+}
+
 /// Returns the examples of the reference.
 pub(crate) fn configurations() -> Vec<Vec<u8>> {
     let blocks = REFERENCE.split("```toml\n").skip(1);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use castra_engine::config::{Surroundings, parse};
-use castra_engine::managed::{Manifest, VhdKind, parse_vhd_footer};
+use castra_engine::managed::{Checksums, LockFile, Manifest, VhdKind, parse_vhd_footer};
 use castra_sftp::{Reply, Request};
 use castra_wire::stream::{Decoder, Event, Expected, Frame, Target};
 use castra_wire::{
@@ -35,6 +35,27 @@ pub(crate) fn manifest(data: &[u8]) {
     if let Ok(manifest) = Manifest::parse(data) {
         let text = manifest.to_text();
         assert_eq!(Manifest::parse(&text).as_ref(), Ok(&manifest));
+    }
+}
+
+/// Parses a publisher's checksum file.
+pub(crate) fn checksums(data: &[u8]) {
+    let Ok(checksums) = Checksums::parse(&String::from_utf8_lossy(data)) else { return };
+    for (name, digest) in checksums.files() {
+        assert!(!name.contains('/') && !name.is_empty(), "{name}");
+        assert!(matches!(digest.hex().len(), 64 | 128));
+        assert_eq!(checksums.digest_of(name), Some(digest));
+    }
+}
+
+/// Parses a `castra.lock`.
+pub(crate) fn lock_file(data: &[u8]) {
+    if let Ok(lock_file) = LockFile::parse(&String::from_utf8_lossy(data)) {
+        let again = LockFile::parse(&lock_file.to_text()).expect("is as written");
+        assert_eq!(again, lock_file);
+        for image in lock_file.images() {
+            assert!(!image.version.contains('/'), "{}", image.version);
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Results of valid documents.
 
-use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, PortForward, defaults};
+use crate::config::{
+    BaseImageSource, BootProfile, ImageVersion, ManagedImageSelection, PortForward, defaults,
+};
 use crate::files::Digest;
 use crate::managed::{ArtifactRole, ArtifactSource, Compression, ManagedDiskKind, TransformStep};
 use crate::sockets::Protocol;
@@ -21,8 +23,8 @@ fn a_minimal_file_gets_every_default() {
     );
     assert_eq!((&dev.cpu, dev.boot_profile), (&None, None));
     let disk = ManagedDiskKind::Rootfs;
-    let newest =
-        ManagedImageSelection::Exact { name: "alpine-minimal".into(), version: "v2".into(), disk };
+    let (name, version) = ("alpine-minimal".into(), ImageVersion::Newest("v2".into()));
+    let newest = ManagedImageSelection::Exact { name, version, disk };
     assert_eq!(dev.base_image, BaseImageSource::Managed(newest));
     assert!(project.warnings.is_empty());
 }
@@ -96,15 +98,16 @@ memory = "4096 MiB"
 
 #[test]
 fn the_forms_of_managed_image() {
+    let named = || ImageVersion::Named("v1".to_owned());
+    let newest = || ImageVersion::Newest("v2".to_owned());
     for (form, version) in [
-        ("\"alpine-minimal@v1\"", "v1"),
-        ("\"alpine-minimal\"", "v2"),
-        ("{ name = \"alpine-minimal\" }", "v2"),
-        ("{ name = \"alpine-minimal\", version = \"v1\" }", "v1"),
+        ("\"alpine-minimal@v1\"", named()),
+        ("\"alpine-minimal\"", newest()),
+        ("{ name = \"alpine-minimal\" }", newest()),
+        ("{ name = \"alpine-minimal\", version = \"v1\" }", named()),
     ] {
         let project = project(&format!("[[vms]]\nname = \"dev\"\nmanaged_image = {form}\n"));
-        let (name, version, disk) =
-            ("alpine-minimal".into(), version.into(), ManagedDiskKind::Rootfs);
+        let (name, disk) = ("alpine-minimal".into(), ManagedDiskKind::Rootfs);
         let expected = ManagedImageSelection::Exact { name, version, disk };
         assert_eq!(project.vms[0].base_image, BaseImageSource::Managed(expected), "{form}");
     }

@@ -147,15 +147,15 @@ fn receive(
 }
 
 /// Check that the bytes of a body arrive fast enough, one interval after the other.
-struct Pace<'a> {
+pub(super) struct Pace<'a> {
     timeouts: &'a Timeouts,
     bytes: u64,
     start: Instant,
-    end: Instant,
+    pub(super) end: Instant,
 }
 
 impl<'a> Pace<'a> {
-    fn new(timeouts: &'a Timeouts) -> Self {
+    pub(super) fn new(timeouts: &'a Timeouts) -> Self {
         let start = Instant::now();
         Self { timeouts, bytes: 0, start, end: start + timeouts.pace }
     }
@@ -165,7 +165,7 @@ impl<'a> Pace<'a> {
     /// # Errors
     /// Returns [`NetworkFailure::TooSlow`] at the end of an interval in which too few bytes
     /// arrived.
-    fn check(&mut self, next: Next) -> Result<Next, Silence> {
+    pub(super) fn check(&mut self, next: Next) -> Result<Next, Silence> {
         if let Next::Bytes(bytes) = &next {
             self.bytes += bytes.len() as u64;
         }
@@ -182,7 +182,7 @@ impl<'a> Pace<'a> {
     }
 }
 
-fn broken(client: &Client, url: &str, silence: Silence) -> Result<Ended, ImageError> {
+pub(super) fn broken(client: &Client, url: &str, silence: Silence) -> Result<Ended, ImageError> {
     match silence {
         Silence::Interrupted(interrupted) => Err(interrupted.into()),
         Silence::Failed(failure) => {
@@ -194,7 +194,7 @@ fn broken(client: &Client, url: &str, silence: Silence) -> Result<Ended, ImageEr
 }
 
 /// Returns the end of an attempt whose answer holds no bytes of the file.
-fn refused(status: u16, head: &Head, url: &str) -> Result<Ended, ImageError> {
+pub(super) fn refused(status: u16, head: &Head, url: &str) -> Result<Ended, ImageError> {
     let retry_after = head.retry_after;
     let error = DownloadError::Status { url: url.to_owned(), status, retry_after };
     match status {

@@ -94,7 +94,7 @@ fn parse_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
 }
 
 /// Returns `true` if bytes start like a web page.
-pub(super) fn looks_like_html(bytes: &[u8]) -> bool {
+pub(crate) fn looks_like_html(bytes: &[u8]) -> bool {
     let start: Vec<u8> =
         bytes.trim_ascii_start().iter().take(14).map(u8::to_ascii_lowercase).collect();
     start.starts_with(b"<!doctype html") || start.starts_with(b"<html")

@@ -29,9 +29,12 @@ mod headers;
 mod http;
 mod partial;
 mod retry;
+mod small;
 mod writeback;
 
 pub use error::{DownloadError, NetworkFailure};
+pub(crate) use headers::looks_like_html;
+pub(crate) use small::{fetch_small, length_of};
 
 use attempt::{Ended, attempt};
 use http::Client;
