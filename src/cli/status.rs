@@ -241,6 +241,10 @@ fn report_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
                 or inspected. `castra restart {name}` shuts it down and creates new ones.",
                 directory.display()
             )),
+            Ok(VmStatus { agent_fault: Some(fault), .. }) => {
+                let words = fault.in_words(&name);
+                printer.tip(&format!("{words}. {}", fault.way_out(&name)));
+            }
             Ok(VmStatus { network_fault: Some(fault), .. }) => printer.tip(&format!(
                 "The guest of VM `{name}` is running, but its network is down: {}. {}",
                 fault.in_words(),

@@ -6,4 +6,4 @@ pub use crate::guest::NetworkFault;
 #[doc(inline)]
 pub use crate::qemu::{Accelerator, AcceleratorChoice};
 #[doc(inline)]
-pub use crate::vm::{Crash, FullDisk, MissingModules, VmState, VmStatus};
+pub use crate::vm::{AgentFault, Crash, FullDisk, MissingModules, VmState, VmStatus};

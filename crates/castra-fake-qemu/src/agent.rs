@@ -34,7 +34,7 @@ struct Agent<'a> {
 impl Agent<'_> {
     fn is_silent(&self) -> bool {
         let Machine { behaviour, arguments, .. } = self.machine;
-        behaviour.has("guest-silent") || behaviour.panics(arguments)
+        behaviour.has("guest-silent") || behaviour.has("agent-gone") || behaviour.panics(arguments)
     }
 
     /// Answers until the host disconnects.

@@ -15,6 +15,7 @@
 //! | `ignores-powerdown`, `ignores-quit`, `ignores-term` | agrees, and continues |
 //! | `panics-with:TEXT` | a guest whose kernel contains this text panics, and its agent is silent |
 //! | `guest-silent` | the agent receives and does not answer |
+//! | `agent-gone` | no agent runs in the guest |
 //! | `guest-slow:MS` | the agent's first message takes this long |
 //! | `volume-small` | the agent leaves the growth of a volume to the user, and says so twice |
 //! | `emergency` | the agent reports that the boot ended in emergency mode |

@@ -96,6 +96,11 @@ fn execute(
             let (status, is_running) = machine.status();
             return json!({ "status": status, "running": is_running });
         }
+        "query-chardev" => {
+            let is_there = !machine.behaviour.has("agent-gone");
+            return json!([{ "label": "qmp", "frontend-open": true },
+                { "label": "control", "frontend-open": is_there }]);
+        }
         "cont" => machine.cont(),
         "stop" => machine.stop(),
         // A paused guest does not notice.

@@ -7,7 +7,7 @@ use castra_engine::error::{Error, Result};
 use castra_engine::guest::NetworkFault;
 use castra_engine::layout::ProjectLayout;
 use castra_engine::qemu::AcceleratorChoice;
-use castra_engine::vm::{self, KernelRecord, MissingModules, VmState, VmStatus};
+use castra_engine::vm::{self, AgentFault, KernelRecord, MissingModules, VmState, VmStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -62,6 +62,9 @@ pub(in super::super) struct VmView {
     copy_of: Option<PathBuf>,
     /// Filesystem that is too full for its disk, if its state is `disk-full`.
     full_disk: Option<FullDisk>,
+    /// Fault of castra's agent, if it runs no longer (`gone`) or does not answer (`silent`). Only
+    /// `status` asks it.
+    agent_fault: Option<AgentFault>,
     /// Fault of the guest's network, if the guest reports one. Only `status` asks for it.
     network_fault: Option<NetworkFault>,
     /// Milliseconds by which the guest's clock is ahead of this machine's, if the guest reports its
@@ -197,6 +200,7 @@ impl VmView {
             crash: None,
             copy_of: None,
             full_disk: None,
+            agent_fault: None,
             network_fault: None,
             clock_ahead_ms: None,
             error: None,
@@ -229,6 +233,7 @@ impl From<VmStatus> for VmView {
             crash: status.crash.map(|crash| crash.to_string()),
             copy_of: status.copy_of,
             full_disk: status.full_disk.map(FullDisk::from),
+            agent_fault: status.agent_fault,
             network_fault: status.network_fault,
             clock_ahead_ms: status.clock_ahead_ms,
             error: None,

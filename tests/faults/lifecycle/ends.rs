@@ -3,11 +3,12 @@
 use std::fs;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use castra_test_support::Fake;
 use castra_test_support::{eventually, namespace};
 use rustix::process::{Pid, Signal};
+use serde_json::Value;
 
 /// Returns a project with a running VM.
 fn running() -> Fake {
@@ -246,6 +247,47 @@ fn a_silent_guest_is_stopped_by_its_power_button() {
     fake.behave("vm", "guest-silent");
     fake.run(&["down"]).ok();
     assert!(fake.journal("vm").ends_with("ended by its power button\n"), "{}", fake.journal("vm"));
+}
+
+/// Time in which castra notices that an agent is gone, and that its guest ignores the power button.
+const UNRESPONSIVE_LIMIT: Duration = Duration::from_secs(40);
+
+#[test]
+fn a_guest_whose_agent_is_gone_is_reported_and_soon_stopped() {
+    let fake = running();
+    assert_eq!(fake.status("vm")["agent_fault"], Value::Null);
+    let gone = "VM `vm` is running, but castra's agent in it is not";
+    let silent = "VM `vm` is running, but castra's agent in it does not answer";
+    for (words, fault, sentence) in
+        [("agent-gone", "gone", gone), ("guest-silent", "silent", silent)]
+    {
+        fake.behave("vm", words);
+        assert_eq!(fake.status("vm")["agent_fault"], fault);
+        fake.run(&["status"]).ok().says(sentence).says("`castra restart vm`");
+        let doctor = fake.run(&["doctor"]).text();
+        assert!(doctor.contains(sentence), "{doctor}");
+    }
+    fake.behave("vm", "agent-gone");
+    fake.run(&["down"]).ok().says("power button, since castra's agent does not answer");
+    assert!(fake.journal("vm").ends_with("ended by its power button\n"), "{}", fake.journal("vm"));
+
+    fake.behave("vm", "");
+    fake.run(&["up"]).ok();
+    fake.behave("vm", "agent-gone ignores-powerdown");
+    let started = Instant::now();
+    fake.run(&["down"])
+        .code(69)
+        .says("neither castra's agent in it nor its power button answers")
+        .says("like a power cut");
+    assert!(started.elapsed() < UNRESPONSIVE_LIMIT, "{:?}", started.elapsed());
+    assert_eq!(fake.state("vm"), "stopped");
+    // Nothing is waited for before a restart, either.
+    fake.behave("vm", "");
+    fake.run(&["up"]).ok();
+    fake.behave("vm", "agent-gone");
+    fake.run(&["suspend"]).ok().says("could not sync its disk");
+    assert!(started.elapsed() < 2 * UNRESPONSIVE_LIMIT, "{:?}", started.elapsed());
+    assert_eq!(fake.state("vm"), "suspended");
 }
 
 #[test]

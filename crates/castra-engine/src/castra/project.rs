@@ -80,7 +80,7 @@ impl Project {
         failure.map_or(Ok(stopped), |error| Err(error.into()))
     }
 
-    /// Returns the status of every VM that was started once, by name. Waits at most a second for
+    /// Returns the status of every VM that was started once, by name. Waits some seconds for
     /// silent guests.
     pub fn status(&self) -> Vec<(String, Result<VmStatus>)> {
         let known = vm::status_of_guests(self.lend().layout);

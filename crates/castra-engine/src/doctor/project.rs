@@ -137,6 +137,10 @@ fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
             Finding::warning(Area::Project, "vm", lost)
                 .with_fix(format!("`castra restart {name}` shuts it down and creates new ones."))
         }
+        Ok(VmStatus { agent_fault: Some(fault), .. }) => {
+            Finding::warning(Area::Project, "vm-agent", fault.in_words(name))
+                .with_fix(fault.way_out(name))
+        }
         Ok(VmStatus { missing_modules: Some((missing, way_out)), .. }) => {
             Finding::warning(Area::Project, "vm-modules", format!("VM `{name}` {missing}"))
                 .with_fix(way_out)

@@ -17,6 +17,7 @@ pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent, modules_archive, 
 pub use keys::{KeyError, VmKeys};
 pub use modules::{EarlyModule, early_modules};
 pub use network::{
-    AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, inspect, is_ssh_silent,
+    AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, NoInspection, inspect,
+    is_ssh_silent,
 };
 pub use stream_port::{HeldPorts, StreamPort, StreamPorts, Streams, TakenPort};

@@ -148,31 +148,62 @@ impl Inspection {
     }
 }
 
-/// Queries a guest's condition. Returns `None` if the guest does not answer within the limit, has
-/// not finished its boot, or has an agent that predates this query.
-pub fn inspect(control: &Path, limit: Duration, cancel: &Cancel) -> Option<Inspection> {
+/// Reason why a guest's condition is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoInspection {
+    /// The guest has sent nothing within the limit.
+    Silent,
+    /// The guest has not finished its boot, is slow, or has an agent that predates the query; or
+    /// its control port cannot be used.
+    Unknown,
+}
+
+impl From<ControlError> for NoInspection {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::ReadTimeout | ControlError::WriteTimeout => Self::Silent,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Queries a guest's condition.
+///
+/// # Errors
+/// Returns the reason why it is not known.
+pub fn inspect(
+    control: &Path,
+    limit: Duration,
+    cancel: &Cancel,
+) -> Result<Inspection, NoInspection> {
     // The socket was created before QEMU started: once it is gone, it does not come back.
-    control.try_exists().ok().filter(|is_there| *is_there)?;
+    if !control.try_exists().unwrap_or(false) {
+        return Err(NoInspection::Unknown);
+    }
     let deadline = Instant::now() + limit;
-    let mut port = ControlPort::connect(control, deadline, cancel).ok()?;
-    port.attach().ok()?;
+    let mut port = ControlPort::connect(control, deadline, cancel)?;
+    port.attach()?;
+    let mut message = port.next(deadline)?;
     let mut asked = None;
     loop {
-        match port.next(deadline).ok()? {
-            GuestMessage::Hello { personalised, stages, .. } if asked.is_none() => {
-                let is_ready = stages.iter().any(|reached| reached.stage == Stage::Ready);
-                (personalised && is_ready).then_some(())?;
+        match (message, asked) {
+            (GuestMessage::Hello { personalised, stages, .. }, None) => {
+                if !personalised || stages.iter().all(|reached| reached.stage != Stage::Ready) {
+                    return Err(NoInspection::Unknown);
+                }
                 asked = Some(unix_time());
-                port.inspect().ok()?;
+                port.inspect()?;
             }
-            GuestMessage::Inspected(condition) => {
-                return Some(Inspection::new(condition, asked?, unix_time()));
+            (GuestMessage::Inspected(condition), Some(asked)) => {
+                return Ok(Inspection::new(condition, asked, unix_time()));
             }
-            GuestMessage::Failed { task: AgentTask::Protocol, .. } if asked.is_some() => {
-                return None;
+            (GuestMessage::Failed { task: AgentTask::Protocol, .. }, Some(_)) => {
+                return Err(NoInspection::Unknown);
             }
             _ => {}
         }
+        // It has sent something, so it is not silent.
+        message = port.next(deadline).map_err(|_| NoInspection::Unknown)?;
     }
 }
 
@@ -202,13 +233,13 @@ impl NetworkReport {
     /// # Errors
     /// [`ControlError::Interrupted`].
     pub fn ask(control: &Path, cancel: &Cancel) -> Result<Self, ControlError> {
-        let first = Self::of(inspect(control, ASK_LIMIT, cancel).as_ref());
+        let first = Self::of(inspect(control, ASK_LIMIT, cancel).ok().as_ref());
         cancel.check()?;
         if !matches!(first, Self::Faulty(_)) {
             return Ok(first);
         }
         thread::sleep(SECOND_LOOK);
-        let second = Self::of(inspect(control, ASK_LIMIT, cancel).as_ref());
+        let second = Self::of(inspect(control, ASK_LIMIT, cancel).ok().as_ref());
         cancel.check()?;
         // A network whose fault changes is being repaired.
         Ok(if matches!(second, Self::Faulty(_)) && second != first {
@@ -263,7 +294,7 @@ mod tests {
     fn inspect_guest(
         stage: Stage,
         answer: impl Fn() -> GuestMessage + Send + 'static,
-    ) -> (Vec<HostMessage>, Option<Inspection>) {
+    ) -> (Vec<HostMessage>, Result<Inspection, NoInspection>) {
         let directory = tempfile::tempdir().expect("a directory");
         let socket = directory.path().join("control.sock");
         let listener = UnixListener::bind(&socket).expect("binds");
@@ -302,7 +333,7 @@ mod tests {
         let condition = || Condition { time_unix_ns: 0, network: Some(complete()) };
         let (_, inspection) =
             inspect_guest(Stage::Ready, move || GuestMessage::Inspected(condition()));
-        assert_eq!(NetworkReport::of(inspection.as_ref()), NetworkReport::Complete);
+        assert_eq!(NetworkReport::of(inspection.ok().as_ref()), NetworkReport::Complete);
     }
 
     #[test]
@@ -311,7 +342,8 @@ mod tests {
         let condition = move || Condition { time_unix_ns: 0, network: Some(down()) };
         let (heard, inspection) =
             inspect_guest(Stage::Root, move || GuestMessage::Inspected(condition()));
-        assert_eq!((heard, inspection), (vec![HostMessage::Attach], None));
+        let unknown = Err(NoInspection::Unknown);
+        assert_eq!((heard, inspection), (vec![HostMessage::Attach], unknown));
     }
 
     #[test]
@@ -319,7 +351,18 @@ mod tests {
         let unknown =
             || GuestMessage::Failed { task: AgentTask::Protocol, reason: "unknown".into() };
         let (heard, inspection) = inspect_guest(Stage::Ready, unknown);
-        assert_eq!((heard, inspection), (vec![HostMessage::Attach, HostMessage::Inspect], None));
+        let requests = vec![HostMessage::Attach, HostMessage::Inspect];
+        assert_eq!((heard, inspection), (requests, Err(NoInspection::Unknown)));
+    }
+
+    #[test]
+    fn a_guest_that_takes_what_it_is_sent_and_does_not_answer_is_silent() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("control.sock");
+        let inspect = || inspect(&socket, Duration::from_millis(10), &Cancel::new());
+        assert_eq!(inspect(), Err(NoInspection::Unknown), "without a socket");
+        let _listener = UnixListener::bind(&socket).expect("binds");
+        assert_eq!(inspect(), Err(NoInspection::Silent));
     }
 
     #[test]

@@ -14,6 +14,9 @@ use super::chain::{Disk, Layer, LayerFormat};
 use super::cpu_threads::CpuThreads;
 use super::options::{Announcement, CommandLine, CpuModel, Device, MachineType, StreamPortCount};
 
+/// Name of the control port's socket.
+pub(super) const CONTROL: &str = "control";
+
 /// Strictest sandbox of QEMU. It excludes -daemonize, so Castra detaches the process itself.
 pub(super) const SANDBOX: &str =
     "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -277,9 +280,9 @@ fn serial(spec: &MachineSpec, channels: &Channels) -> Vec<OsString> {
         channels.console
     ));
     console.push(escape_path(&spec.console_log));
-    let control = format!("socket,id=control,fd={},server=on,wait=off", channels.control);
+    let control = format!("socket,id={CONTROL},fd={},server=on,wait=off", channels.control);
     let qmp = format!("socket,id=qmp,fd={},server=on,wait=off", channels.qmp);
-    let port = format!("virtserialport,chardev=control,name={}", castra_wire::PORT_NAME);
+    let port = format!("virtserialport,chardev={CONTROL},name={}", castra_wire::PORT_NAME);
     let bus = match channels.streams.is_empty() {
         true => "virtio-serial-pci".to_owned(),
         false => format!("virtio-serial-pci,max_ports={MAX_SERIAL_PORTS}"),

@@ -1,13 +1,15 @@
-//! State of a machine as its QEMU reports it: running, or the reason why it is paused.
+//! State of a machine as its QEMU reports it: running, or the reason why it is paused; and its
+//! guest's hold of the control port.
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cancel::Cancel;
 use crate::layout::SocketsLayout;
 use crate::wait::WaitLimit;
 
+use super::argv::CONTROL;
 use super::qmp::Qmp;
 
 /// Time for QEMU to answer.
@@ -54,4 +56,14 @@ impl MachineStatus {
             _ => Self::Paused,
         })
     }
+}
+
+/// Asks QEMU whether a process in the guest has opened the control port, as the agent does for as
+/// long as it lives. Returns `None` if QEMU does not answer within a moment.
+pub fn is_agent_there(sockets: &SocketsLayout) -> Option<bool> {
+    let limit = WaitLimit::new(GLANCE_LIMIT, &Cancel::new());
+    let mut qmp = Qmp::connect(&sockets.qmp(), limit).ok()?;
+    let backends = qmp.execute("query-chardev", json!({})).ok()?;
+    let is_control = |backend: &&Value| backend["label"] == CONTROL;
+    backends.as_array()?.iter().find(is_control)?["frontend-open"].as_bool()
 }

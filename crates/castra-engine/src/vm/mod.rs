@@ -99,8 +99,8 @@ pub use error::{
 };
 pub use full_disk::FullDisk;
 pub use inspect::{
-    Console, ListedVm, ProjectStatus, VmStatus, check_readable, last_starts, list_projects,
-    open_console, services, state_of, status, status_of, status_of_guests,
+    AgentFault, Console, ListedVm, ProjectStatus, VmStatus, check_readable, last_starts,
+    list_projects, open_console, services, state_of, status, status_of, status_of_guests,
 };
 pub use kernel::check_own_disk;
 pub use parallel::PerVm;

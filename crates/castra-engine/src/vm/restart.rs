@@ -64,7 +64,9 @@ fn restart_one(
             Ok(VmState::Suspended) if stop.suspended == IfSuspended::Leave => return Ok(None),
             // The VM has stopped, although not cleanly, so start it again and report the error
             // afterwards.
-            Err(error @ VmError::Stop(StopError::PowerCut { .. })) => power_cut = Some(error),
+            Err(
+                error @ VmError::Stop(StopError::PowerCut { .. } | StopError::Unresponsive { .. }),
+            ) => power_cut = Some(error),
             state => drop(state?),
         }
     }

@@ -21,8 +21,8 @@ use crate::guest::{AgentSocket, Streams, TakenPort};
 /// swaps, seconds.
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
-/// Silence of a stream port after which SSH is tried, too, and time for the port's answer once SSH
-/// has failed.
+/// Silence of a stream port after which SSH is tried, too, or QEMU is asked about the agent; and
+/// time for the port's answer once SSH has failed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Interval of pings to a silent guest, and time for its answer.
@@ -135,12 +135,28 @@ impl Connection {
     pub(super) async fn until_silent(&self) {
         loop {
             sleep(PING_INTERVAL).await;
-            let has_answered = timeout(PING_LIMIT, self.ping()).await.is_ok();
+            let has_answered = timeout(PING_LIMIT, self.ping_unless_lost()).await;
+            let has_answered = has_answered.unwrap_or(false);
             // While our own output blocks, answers wait unread.
             if !has_answered && !self.is_reading_stopped() {
                 return;
             }
         }
+    }
+
+    /// Waits for the answer to a ping. Returns `false` once the agent is known to be gone.
+    async fn ping_unless_lost(&self) -> bool {
+        let mut ping = pin!(self.ping());
+        if timeout(PATIENCE, &mut ping).await.is_ok() {
+            return true;
+        }
+        if let Self::Direct(direct) = self
+            && direct.has_lost_agent().await
+        {
+            return false;
+        }
+        ping.await;
+        true
     }
 
     /// Waits for the answer to a ping, or the end of the connection, which is noticed by its

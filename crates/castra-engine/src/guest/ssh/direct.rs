@@ -19,8 +19,10 @@ use tokio::time::timeout;
 
 use super::connection::LIMIT;
 use super::{SshError, Target};
-use crate::guest::TakenPort;
+use crate::guest::{Streams, TakenPort};
 use crate::host::random_bytes;
+use crate::layout::SocketsLayout;
+use crate::qemu::is_agent_there;
 
 /// Time for the answer to the first hello. After that, the guest has probably lost its place in
 /// the stream, or is still booting.
@@ -34,6 +36,8 @@ pub(super) struct Direct {
     link: Link,
     address: SocketAddr,
     user: String,
+    /// Sockets of a VM whose QEMU can be asked; `None` if they are gone.
+    sockets: Option<SocketsLayout>,
     driver: JoinHandle<()>,
 }
 
@@ -75,7 +79,18 @@ impl Direct {
                 link.drive(&mut decoder, reader, writer, drop).await;
             }
         });
-        Ok(Self { link, address: target.address, user: target.user.clone(), driver })
+        let sockets = match &target.streams {
+            Some(Streams::Shared(ports)) => Some(ports.sockets.clone()),
+            Some(Streams::Held(_)) | None => None,
+        };
+        Ok(Self { link, address: target.address, user: target.user.clone(), sockets, driver })
+    }
+
+    /// Returns `true` if QEMU says that the agent no longer runs.
+    pub(super) async fn has_lost_agent(&self) -> bool {
+        let Some(sockets) = self.sockets.clone() else { return false };
+        let asked = tokio::task::spawn_blocking(move || is_agent_there(&sockets)).await;
+        asked.ok().flatten() == Some(false)
     }
 
     /// Returns the guest's user.

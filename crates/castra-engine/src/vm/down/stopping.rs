@@ -1,16 +1,17 @@
 //! Ways to end a VM's QEMU, from the gentlest to the surest.
 
 use std::ffi::OsString;
+use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use castra_wire::GuestMessage;
 use serde_json::json;
 
-use crate::guest::ControlPort;
 use crate::guest::ssh::{SshError, capture};
+use crate::guest::{ControlError, ControlPort};
 use crate::layout::SocketsLayout;
-use crate::qemu::{MachineStatus, QemuPid, Qmp, QmpError};
+use crate::qemu::{MachineStatus, QemuPid, Qmp, QmpError, is_agent_there};
 use crate::report::Event;
 use crate::vm::access::ssh_target;
 use crate::vm::error::{AccessError, Attempt, StopError, VmError};
@@ -25,6 +26,9 @@ use super::DownOptions;
 const QEMU_LIMIT: Duration = Duration::from_secs(5);
 /// Time for the agent and QMP to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Time after which a guest that was asked by its power button alone, and has done nothing since,
+/// has not noticed it.
+const QUIET_LIMIT: Duration = Duration::from_secs(10);
 /// Interval between checks of a guest that shuts down.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Script that shuts down any Linux, as the agent does on request: by systemd, or by the service
@@ -46,6 +50,19 @@ pub(in crate::vm) enum End {
     Orderly,
     /// A power cut by this method, after its guest was asked and had this time.
     PowerCut { limit_secs: Option<u64>, method: &'static str },
+    /// A power cut by this method of a guest that did not react to anything.
+    Unresponsive { method: &'static str },
+}
+
+/// Way in which a guest was asked to shut down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// Its agent has agreed, or it has no agent and its power button was pressed.
+    Reliably,
+    /// Its agent did not answer, so its power button was pressed.
+    ByButtonAlone,
+    /// QEMU did not press the button.
+    Not,
 }
 
 impl End {
@@ -55,6 +72,9 @@ impl End {
             Self::Orderly => Ok(()),
             Self::PowerCut { limit_secs, method } => {
                 Err(StopError::PowerCut { vm: vm.to_owned(), limit_secs, method }.into())
+            }
+            Self::Unresponsive { method } => {
+                Err(StopError::Unresponsive { vm: vm.to_owned(), method }.into())
             }
         }
     }
@@ -150,15 +170,21 @@ impl Stopping<'_> {
             self.end_qemu()?;
             return Ok(End::Orderly);
         }
-        let was_asked = self.ask_guest()?;
-        if was_asked && self.wait_for_guest(options.limit)? {
-            return Ok(End::Orderly);
-        }
-        if !self.is_alive() {
+        let asked = self.ask_guest()?;
+        let has_ended = match asked {
+            Asked::Reliably => self.wait_for_guest(options.limit)?,
+            Asked::ByButtonAlone => self.wait_while_guest_reacts(options.limit)?,
+            Asked::Not => false,
+        };
+        if has_ended || !self.is_alive() {
             return Ok(End::Orderly);
         }
         let method = self.end_qemu()?;
-        Ok(End::PowerCut { limit_secs: was_asked.then_some(options.limit.as_secs()), method })
+        let limit_secs = (asked != Asked::Not).then_some(options.limit.as_secs());
+        Ok(match asked {
+            Asked::ByButtonAlone => End::Unresponsive { method },
+            Asked::Reliably | Asked::Not => End::PowerCut { limit_secs, method },
+        })
     }
 
     /// Ends QEMU without asking its guest: by QMP, which closes the disk cleanly, then by signals.
@@ -196,14 +222,24 @@ impl Stopping<'_> {
 
     /// Asks for an orderly shutdown: through the agent if there is one, else by the virtual power
     /// button.
-    fn ask_guest(&self) -> Result<bool, VmError> {
+    fn ask_guest(&self) -> Result<Asked, VmError> {
         self.report("guest shutdown");
-        let heard = self.has_agent() && self.ask_agent();
+        let has_agent = self.has_agent();
+        if has_agent && self.ask_agent() {
+            return Ok(Asked::Reliably);
+        }
         self.project.cancel().check()?;
-        if !heard && self.sockets.are_gone() && self.is_alive() {
+        if self.sockets.are_gone() && self.is_alive() {
             return Err(self.unreachable().into());
         }
-        Ok(heard || self.press_power_button())
+        if has_agent && self.is_alive() {
+            self.report("power button, since castra's agent does not answer");
+        }
+        Ok(match (self.press_power_button(), has_agent) {
+            (false, _) => Asked::Not,
+            (true, false) => Asked::Reliably,
+            (true, true) => Asked::ByButtonAlone,
+        })
     }
 
     fn is_alive(&self) -> bool {
@@ -226,6 +262,29 @@ impl Stopping<'_> {
                 return Ok(false);
             }
         }
+    }
+
+    /// Waits for a guest to shut down that may not have noticed the power button, until it has
+    /// written nothing to console and disk for [`QUIET_LIMIT`].
+    fn wait_while_guest_reacts(&self, limit: Duration) -> Result<bool, VmError> {
+        let deadline = Instant::now() + limit;
+        let (mut written, mut since) = (self.last_written(), Instant::now());
+        while Instant::now() < deadline.min(since + QUIET_LIMIT) {
+            if self.wait_for_guest(LOOK_EVERY)? {
+                return Ok(true);
+            }
+            let now_written = self.last_written();
+            if now_written != written {
+                (written, since) = (now_written, Instant::now());
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns the times at which the guest has last written to its console and its disk.
+    fn last_written(&self) -> [Option<SystemTime>; 2] {
+        let console = self.project.files(self.vm).console_log();
+        [&console, &self.disk].map(|file| fs::metadata(file).and_then(|file| file.modified()).ok())
     }
 
     /// Asks the agent to shut down the guest: over the control port, or over SSH if that port's
@@ -257,10 +316,21 @@ impl Stopping<'_> {
             .and_then(|mut port| {
                 port.attach()?;
                 port.power_off()?;
-                while port.next(deadline)? != GuestMessage::PoweringOff {}
-                Ok(())
+                loop {
+                    match port.next(deadline.min(Instant::now() + LOOK_EVERY)) {
+                        Ok(GuestMessage::PoweringOff) => return Ok(()),
+                        Err(ControlError::ReadTimeout)
+                            if Instant::now() < deadline && self.may_answer() => {}
+                        answer => drop(answer?),
+                    }
+                }
             })
             .is_ok()
+    }
+
+    /// Returns `false` if QEMU says that no agent runs.
+    fn may_answer(&self) -> bool {
+        is_agent_there(&self.sockets) != Some(false)
     }
 
     fn press_power_button(&self) -> bool {

@@ -24,6 +24,17 @@ pub enum StopError {
         /// Method that ended QEMU.
         method: &'static str,
     },
+    /// The VM was ended by a power cut, since nothing in its guest reacted.
+    #[error(
+        "VM `{vm}` did not shut down, since neither castra's agent in it nor its power button \
+        answers: its QEMU was stopped by {method}, like a power cut"
+    )]
+    Unresponsive {
+        /// The VM.
+        vm: String,
+        /// Method that ended QEMU.
+        method: &'static str,
+    },
     /// QEMU could not be ended.
     #[error("QEMU of VM `{vm}` (process {pid}) does not exit, not even on SIGKILL")]
     Unkillable {
@@ -38,7 +49,9 @@ impl Explain for StopError {
     fn kind(&self) -> Kind {
         match self {
             Self::IsSuspended { .. } => Kind::Busy,
-            Self::PowerCut { .. } | Self::Unkillable { .. } => Kind::Unavailable,
+            Self::PowerCut { .. } | Self::Unresponsive { .. } | Self::Unkillable { .. } => {
+                Kind::Unavailable
+            }
         }
     }
 
@@ -52,6 +65,10 @@ impl Explain for StopError {
                 "`castra up {vm}` boots it from its disk, whose filesystem recovers by its \
                 journal; `castra logs {vm}` shows what delayed it. --timeout SECS gives it more \
                 time."
+            )),
+            Self::Unresponsive { vm, .. } => Some(format!(
+                "`castra up {vm}` boots it from its disk, whose filesystem recovers by its \
+                journal; `castra logs {vm}` shows what happened in it."
             )),
             Self::Unkillable { .. } => None,
         }

@@ -1,12 +1,14 @@
 //! Reads only: states, projects, ports, consoles and histories of VMs. Nothing here takes a lock
 //! that others wait for, or changes a VM.
 
+mod agent;
 mod console;
 mod history;
 mod projects;
 mod services;
 mod status;
 
+pub use agent::AgentFault;
 pub use console::{Console, open_console};
 pub use history::last_starts;
 pub(super) use projects::note;

@@ -1,19 +1,17 @@
 //! States of VMs, from records and locks and from the immediate answers of their QEMUs. Never
 //! blocks.
 
+use rustix::fs::OFlags;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
-use std::time::Duration;
 
-use rustix::fs::OFlags;
-
-use crate::cancel::Cancel;
+use super::agent::{self, AgentFault};
 use crate::config::PortForward;
-use crate::guest::{NetworkFault, NetworkReport, inspect};
+use crate::guest::{NetworkFault, NetworkReport};
 use crate::host::{millis, unix_time_ms};
 use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
@@ -24,9 +22,6 @@ use crate::vm::parallel::PerVm;
 use crate::vm::record::{
     BootRecord, Crash, KernelRecord, MissingModules, Record, VmState, copy_of, crash, observe,
 };
-
-/// Time for a guest to answer; everything else is known without it.
-const GUEST_LIMIT: Duration = Duration::from_secs(1);
 
 /// Status of one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +77,8 @@ pub struct VmStatus {
     pub is_frozen: bool,
     /// Directory from which its sockets have disappeared while it ran.
     pub lost_sockets: Option<PathBuf>,
+    /// Fault of its agent, if it was asked ([`status_of_guests`]) and has not answered.
+    pub agent_fault: Option<AgentFault>,
     /// Fault of its network, if its guest was asked ([`status_of_guests`]) and reports one.
     pub network_fault: Option<NetworkFault>,
     /// Milliseconds by which its clock is ahead of this machine's, if its guest was asked and
@@ -97,13 +94,18 @@ pub fn status(layout: &ProjectLayout) -> PerVm<VmStatus> {
     recorded(layout).map(status_of).collect()
 }
 
-/// Returns the VMs as [`status`] does, with the immediate answers of running guests. Waits at most
-/// a second for a silent one.
+/// Returns the VMs as [`status`] does, with the immediate answers of running guests. Waits some
+/// seconds for a silent one.
 pub fn status_of_guests(layout: &ProjectLayout) -> PerVm<VmStatus> {
     thread::scope(|scope| {
         let ask = |(name, record): (String, Result<Record, VmError>)| {
             let known = record.map(|record| (status_by(&record, layout), record));
-            (name, known.map(|(status, record)| scope.spawn(move || with_answer(status, &record))))
+            (
+                name,
+                known.map(|(status, record)| {
+                    scope.spawn(move || with_answer(status, &record, layout))
+                }),
+            )
         };
         // All are asked before the first answer is awaited.
         let asked: Vec<_> = recorded(layout).map(ask).collect();
@@ -125,16 +127,20 @@ fn recorded(
 }
 
 /// Adds what a running guest answers.
-fn with_answer(mut status: VmStatus, record: &Record) -> VmStatus {
+fn with_answer(mut status: VmStatus, record: &Record, layout: &ProjectLayout) -> VmStatus {
     if status.state != VmState::Running || status.is_frozen || is_paused(record) {
         return status;
     }
-    let Some(agent) = record.agent_socket() else { return status };
-    let inspection = inspect(&agent.path, GUEST_LIMIT, &Cancel::new());
-    if let NetworkReport::Faulty(fault) = NetworkReport::of(inspection.as_ref()) {
-        status.network_fault = Some(fault);
+    match agent::ask(record, &layout.vm(&record.name)) {
+        None => {}
+        Some(Err(fault)) => status.agent_fault = Some(fault),
+        Some(Ok(inspection)) => {
+            if let NetworkReport::Faulty(fault) = NetworkReport::of(Some(&inspection)) {
+                status.network_fault = Some(fault);
+            }
+            status.clock_ahead_ms = Some(inspection.clock_ahead_ms);
+        }
     }
-    status.clock_ahead_ms = inspection.map(|inspection| inspection.clock_ahead_ms);
     status
 }
 
@@ -234,6 +240,7 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         port_forwards: boot.map(|boot| boot.port_forwards.clone()).unwrap_or_default(),
         crash: if state == VmState::Crashed { crash(record, &files) } else { None },
         copy_of: if state == VmState::Copied { copy_of(record, layout) } else { None },
+        agent_fault: None,
         network_fault: None,
         clock_ahead_ms: None,
         full_disk: (state == VmState::DiskFull).then(|| FullDisk::of(&record.overlay_path(layout))),

@@ -22,7 +22,9 @@ use crate::files::{self, Stamp};
 use crate::guest::{ControlError, ControlPort};
 use crate::host::unix_time_ms;
 use crate::layout::ProjectLayout;
-use crate::qemu::{MachineStatus, running_qemu, runs_elsewhere, save_all_memory, save_state};
+use crate::qemu::{
+    MachineStatus, is_agent_there, running_qemu, runs_elsewhere, save_all_memory, save_state,
+};
 use crate::report::Event;
 use crate::trusted;
 use crate::wait::WaitLimit;
@@ -195,6 +197,7 @@ fn sync_guest(
     let is_full = || MachineStatus::glance(&sockets) == Some(MachineStatus::DiskFull);
     let connected =
         ControlPort::connect(&sockets.control(), Instant::now() + ANSWER_LIMIT, &context.cancel);
+    let mut answer_deadline = Some(Instant::now() + ANSWER_LIMIT);
     let synced = connected.and_then(|mut port| {
         port.attach()?;
         port.sync()?;
@@ -205,7 +208,13 @@ fn sync_guest(
                 Ok(GuestMessage::Failed { task: AgentTask::Protocol, reason }) => {
                     return Ok(Err(reason));
                 }
-                Ok(_) => {}
+                Ok(_) => answer_deadline = None,
+                Err(error @ ControlError::ReadTimeout)
+                    if answer_deadline.is_some_and(|deadline| Instant::now() > deadline)
+                        || is_agent_there(&sockets) == Some(false) =>
+                {
+                    return Err(error);
+                }
                 Err(ControlError::ReadTimeout) if is_full() => return Ok(Err(String::new())),
                 Err(ControlError::ReadTimeout) if Instant::now() < deadline => {}
                 Err(error) => return Err(error),
