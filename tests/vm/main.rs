@@ -23,6 +23,7 @@ mod run;
 mod security;
 mod sshd;
 mod streams;
+mod supervision;
 mod suspend;
 mod timeline;
 mod warm;

@@ -20,11 +20,13 @@ use crate::control::ControlPort;
 use crate::events::{Event, EventSender, Milestone, reached_now, uptime_ms};
 use crate::identity::{Files, Identity};
 use crate::kernel_fs::KernelFs;
+use crate::legacy::Legacy;
 use crate::log::log;
 use crate::personality::Random;
 use crate::relay::Relays;
 use crate::settle::{Calm, Rest};
 use crate::ssh::SshServer;
+use crate::supervisor::supervise;
 use crate::{
     clock, dns, grow, journal, listeners, modules, network, personality, power, process, relay,
     residents, root, run_directory, secrets, services, settle, streams, systemd,
@@ -40,29 +42,34 @@ pub(crate) const FIRST_COMMAND: Duration = Duration::from_secs(1);
 /// Pause before a failed port is tried again.
 const PORT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs the agent for as long as the VM runs.
+/// Runs the agent for as long as the VM runs, under its supervisor.
 pub(crate) fn run() -> io::Result<()> {
-    let kernel_fs = Arc::new(KernelFs::open()?);
+    let kernel_fs = KernelFs::open()?;
     process::settle(&kernel_fs)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(conduct(kernel_fs))
+    let legacy = Legacy::begin()?;
+    supervise(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(conduct(Arc::new(kernel_fs), Arc::new(legacy)))
+    })
 }
 
-async fn conduct(kernel_fs: Arc<KernelFs>) -> io::Result<()> {
+async fn conduct(kernel_fs: Arc<KernelFs>, legacy: Arc<Legacy>) -> io::Result<()> {
     // A shutdown signals every process. The agent must last until its end, and can still be
     // killed.
     let _deaf = [signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
     let (events, mut received) = EventSender::new();
-    let mut agent = Agent::new(Arc::clone(&kernel_fs), events.clone())?;
+    let initramfs = legacy.initramfs;
+    let mut agent = Agent::new(Arc::clone(&kernel_fs), legacy, events.clone())?;
     tokio::spawn(clock::keep(Arc::clone(&kernel_fs), agent.clock_set.subscribe()));
     // After a reboot of the guest no host may be attached for a long time.
     let command_line = kernel_fs.proc.read("cmdline").unwrap_or_default();
     if let Err(error) = agent.relays.set(&relay::on_command_line(&command_line)) {
         events.failed(AgentTask::Relay, error);
     }
+    agent.resume_personality();
     tokio::spawn(keep_network(Arc::clone(&kernel_fs), events.clone()));
     let (server, gate) = (agent.server.clone(), agent.streams.subscribe());
-    tokio::spawn(follow_the_boot(Arc::clone(&kernel_fs), server, gate, events));
+    tokio::spawn(follow_the_boot(Arc::clone(&kernel_fs), initramfs, server, gate, events));
     loop {
         // A port can be unplugged. The agent's other tasks, SSH above all, do not depend on it.
         if let Err(error) = converse(&mut agent, &mut received).await {
@@ -93,11 +100,13 @@ async fn keep_network(kernel_fs: Arc<KernelFs>, events: EventSender) {
 /// then the services.
 async fn follow_the_boot(
     kernel_fs: Arc<KernelFs>,
+    initramfs: root::Directory,
     server: SshServer,
     gate: streams::Gate,
     events: EventSender,
 ) {
-    if let Err(error) = root::enter(&kernel_fs, || events.reached(Milestone::RootMounted)).await {
+    let on_mounted = || events.reached(Milestone::RootMounted);
+    if let Err(error) = root::enter(&kernel_fs, initramfs, on_mounted).await {
         return events.failed(AgentTask::EnterRoot, error);
     }
     // Before init, which has just been started, gets to its services.
@@ -151,6 +160,7 @@ async fn serve_ssh(server: SshServer, events: EventSender) {
 /// State of the agent.
 struct Agent {
     kernel_fs: Arc<KernelFs>,
+    legacy: Arc<Legacy>,
     random: Random,
     server: SshServer,
     /// Session of the host that was heard last.
@@ -176,10 +186,11 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(kernel_fs: Arc<KernelFs>, events: EventSender) -> io::Result<Self> {
+    fn new(kernel_fs: Arc<KernelFs>, legacy: Arc<Legacy>, events: EventSender) -> io::Result<Self> {
         Ok(Self {
             random: Random::open(&kernel_fs)?,
             kernel_fs,
+            legacy,
             server: SshServer::new(),
             session: None,
             stages: vec![reached_now(Stage::Initramfs)],
@@ -286,7 +297,23 @@ impl Agent {
         Some(GuestMessage::ModulesMissing { kernel, installed })
     }
 
-    fn personalise(&mut self, mut personality: Personality) -> Vec<GuestMessage> {
+    /// Applies the personality of an agent that has ended.
+    fn resume_personality(&mut self) {
+        if let Some(personality) = self.legacy.personality() {
+            // No host has asked for it, and the next one asks for the stages.
+            drop(self.apply(personality));
+        }
+    }
+
+    /// Applies a personality, and leaves it to the next agent.
+    fn personalise(&mut self, personality: Personality) -> Vec<GuestMessage> {
+        self.legacy.forget();
+        let (legacy, kept) = (Arc::clone(&self.legacy), personality.clone());
+        after_first_command(move || legacy.keep(kept));
+        self.apply(personality)
+    }
+
+    fn apply(&mut self, mut personality: Personality) -> Vec<GuestMessage> {
         let relays = personality.relays.take();
         match personality::apply(personality, &self.random, &self.server) {
             Ok(identity) => self.identity = Some(identity),

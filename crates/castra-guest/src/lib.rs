@@ -6,8 +6,9 @@
 //!
 //! ```text
 //! PID 1:  agent ──spawn──► exec /init ──► switch_root ──► /sbin/init ──► services
-//! agent:           └► initramfs ───────────► root ────────► ready ─────► services
-//!                     control port, network  chroot, grow   SSH
+//! supervisor:      └► fork, wait
+//! agent:               └► initramfs ───────► root ────────► ready ─────► services
+//!                         control port, network  chroot, grow   SSH
 //! ```
 //!
 //! Nothing the agent does may stop that boot: failures are reported on the control port and in the
@@ -27,6 +28,7 @@ mod hosts;
 mod identity;
 mod journal;
 mod kernel_fs;
+mod legacy;
 mod listeners;
 mod log;
 mod modules;
@@ -48,6 +50,7 @@ mod settle;
 mod sftp;
 pub mod ssh;
 pub mod streams;
+mod supervisor;
 mod systemd;
 mod users;
 mod watch;

@@ -75,14 +75,14 @@ fn end_all_processes(kernel_fs: &KernelFs) {
     let _ = kill_process_group(Pid::INIT, Signal::KILL);
 }
 
-/// Returns `true` while there are processes besides PID 1, this one and the kernel's threads
-/// (which, like zombies, have no command line).
+/// Returns `true` while there are processes besides PID 1, this one, its supervisor and the
+/// kernel's threads (which, like zombies, have no command line).
 fn others_run(kernel_fs: &KernelFs) -> bool {
-    let us = std::process::id();
+    let us = [std::process::id(), std::os::unix::process::parent_id()];
     let pids = kernel_fs.proc.names(".").unwrap_or_default();
     pids.iter()
         .filter_map(|name| name.parse::<u32>().ok())
-        .filter(|pid| *pid != 1 && *pid != us)
+        .filter(|pid| *pid != 1 && !us.contains(pid))
         .any(|pid| {
             kernel_fs
                 .proc

@@ -22,18 +22,36 @@ const LOOKS: u32 = 5;
 /// Interval of looks without a change, in case one was missed.
 const SELDOM: Duration = Duration::from_millis(500);
 
+/// Identity of a directory: device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Directory(u64, u64);
+
+impl Directory {
+    fn of(status: &Stat) -> Self {
+        Self(status.st_dev, status.st_ino)
+    }
+}
+
+/// Returns the identity of the directory at a path.
+pub(crate) fn directory(path: &str) -> io::Result<Directory> {
+    Ok(Directory::of(&rustix::fs::stat(path)?))
+}
+
 /// Waits until PID 1 has left the initramfs, and follows it. PID 1's root changes exactly once,
 /// when its `switch_root` calls `chroot`, right before it runs the real init. `on_mounted` is
 /// called once if the root is seen to be mounted before that.
-pub(crate) async fn enter(kernel_fs: &KernelFs, on_mounted: impl FnOnce()) -> io::Result<()> {
+pub(crate) async fn enter(
+    kernel_fs: &KernelFs,
+    initramfs: Directory,
+    on_mounted: impl FnOnce(),
+) -> io::Result<()> {
     // `poll` of a mount table reports PRI whenever the table has changed (`proc(5)`).
     let mounts = watch(kernel_fs.proc.open("self/mounts", OFlags::RDONLY)?, Interest::PRIORITY)?;
-    // Not simply compared with our own root: `pivot_root` would change that together with PID
-    // 1's.
-    let initramfs = place(&rustix::fs::stat("/")?);
     let mut on_mounted = Some(on_mounted);
     let mut looks = 0;
-    while place(&kernel_fs.proc.stat("1/root")?) == initramfs {
+    // Not simply compared with our own root: `pivot_root` would change that together with PID
+    // 1's.
+    while Directory::of(&kernel_fs.proc.stat("1/root")?) == initramfs {
         if looks > 0 {
             looks -= 1;
             sleep(SOON).await;
@@ -69,11 +87,6 @@ fn has_disk(mountinfo: &str) -> bool {
         let device = line.split(' ').nth(2);
         line.contains(" - btrfs ") || device.is_some_and(|device| !device.starts_with("0:"))
     })
-}
-
-/// Returns the identity of a directory: device and inode.
-fn place(directory: &Stat) -> (u64, u64) {
-    (directory.st_dev, directory.st_ino)
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@
 mod target;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use castra_flow::link::{End, Link, Side, receive_hello};
-use castra_wire::stream::{Decoder, Expected};
-use castra_wire::{STREAM_PORT_PREFIX, STREAM_PORTS};
+use castra_wire::stream::{Decoder, Expected, Hello};
+use castra_wire::{STREAM_PORT_PREFIX, STREAM_PORTS, Session};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
@@ -20,6 +21,9 @@ use crate::port;
 
 /// Time for which a thread that has started a program waits for the next one: for ever.
 const STARTER_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A session that no host has chosen.
+const NO_SESSION: Session = Session::new(0);
 
 /// Gate that opens once the VM has its identity: no program may run before.
 pub type Gate = watch::Receiver<bool>;
@@ -54,10 +58,18 @@ pub(crate) fn start(kernel_fs: Arc<KernelFs>, gate: Gate) -> io::Result<()> {
 /// Serves the hosts of one port, one after another, until the port fails.
 async fn serve_port(number: u32, kernel_fs: Arc<KernelFs>, gate: Gate) -> io::Result<()> {
     let opened = port::open(&kernel_fs, &format!("{STREAM_PORT_PREFIX}{number}")).await?;
+    end_earlier_session(&opened);
     let (mut reader, mut writer) = port::halves(opened)?;
     loop {
         serve(&mut reader, &mut writer, &gate).await?;
     }
+}
+
+/// Ends the session that a connected host may have with an agent before this one, whose guest has
+/// rebooted or which was killed: a hello in a session of another ends it, and begins none.
+fn end_earlier_session(port: &OwnedFd) {
+    // Without a host, which is the rule, the port does not take it.
+    let _ = rustix::io::write(port, &Hello::of(NO_SESSION).encode());
 }
 
 /// Serves sessions until the host has hung up. Needs a tokio runtime with I/O and time.
