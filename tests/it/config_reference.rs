@@ -33,7 +33,7 @@ sha256 = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
 "#;
 
 fn parsed(text: &str) -> Result<ProjectConfig, ConfigError> {
-    let known_images = [("alpine-minimal", "v1"), ("alpine-pypi", "v1")];
+    let known_images = [("alpine-minimal", "v1"), ("alpine-pypi", "v1"), ("ubuntu-24.04", "1")];
     let surroundings = Surroundings {
         home: Some(Path::new("/home/ada")),
         known_images: &known_images,

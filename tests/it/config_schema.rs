@@ -87,6 +87,8 @@ fn hostile_documents_are_refused() {
         port_forwards = [{ host = 0, guest = 80 }]",
         "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\n[images]\n\
         mirrors = [\"http://m.example\"]",
+        "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\n[images.keys]\n\
+        debian = \"debian.asc\"",
         "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\n[images.\"../evil\"]\n\
         rootfs = { path = \"d\", sha256 = \"00\" }",
         "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\n[images.mine]\n\

@@ -62,7 +62,8 @@ fn every_configuration_is_valid() {
     let mut count = 0;
     for (path, page) in pages() {
         for block in blocks(&page, "toml") {
-            let known_images = [("alpine-minimal", "v1"), ("alpine-pypi", "v1")];
+            let known_images =
+                [("alpine-minimal", "v1"), ("alpine-pypi", "v1"), ("ubuntu-24.04", "1")];
             let surroundings =
                 Surroundings { home: None, known_images: &known_images, allowed_outside: &[] };
             let project = parse(block, Path::new("/project/castra.toml"), &surroundings);

@@ -9,11 +9,12 @@ use crate::run::{cargo, root, run_command};
 use crate::tools;
 
 /// Binaries of `fuzz/`.
-const TARGETS: [&str; 20] = [
+const TARGETS: [&str; 21] = [
     "vhd_footer",
     "manifest",
     "checksums",
     "lock_file",
+    "signatures",
     "config",
     "control_port",
     "exec_header",

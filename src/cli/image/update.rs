@@ -25,7 +25,8 @@ pub(in crate::cli) struct ImagesUpdated {
 #[derive(Serialize, JsonSchema)]
 struct Image {
     image: ImageLabel,
-    /// `none`, `pinned` (the same build, which was built in before) or `newer`.
+    /// `none`, `pinned` (the same build, which was built in before), `signed` (the same build,
+    /// whose signature is verified now) or `newer`.
     change: &'static str,
     /// Version that new VMs got before.
     before: Option<String>,
@@ -47,7 +48,12 @@ pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode
         names => names.iter().map(|name| named(name, &project)).collect::<Result<_, _>>()?,
     };
     let in_use = in_use(&project);
-    let request = PinRequest { lock_file: &lock_file, names: &names, in_use: &in_use };
+    let request = PinRequest {
+        lock_file: &lock_file,
+        names: &names,
+        in_use: &in_use,
+        keys: &project.config.keys,
+    };
     let updated = project.manager().update(&request, &project.runtime)?;
     if updated.is_empty() {
         context.printer.tip("No VM here uses the newest image of a distribution.");
@@ -103,6 +109,7 @@ fn describe(updated: &Updated) -> String {
     let change = match change {
         Change::None => format!("{} {} is the newest", pin.name, pin.version),
         Change::Pinned => format!("{} {} is the newest, and pinned now", pin.name, pin.version),
+        Change::Signed => format!("{} {} is the newest, and now signed", pin.name, pin.version),
         Change::Newer => format!("{} {before} → {}", pin.name, pin.version),
     };
     match &pin.signed_by {
@@ -116,6 +123,7 @@ fn image(updated: Updated) -> Image {
     let change = match change {
         Change::None => "none",
         Change::Pinned => "pinned",
+        Change::Signed => "signed",
         Change::Newer => "newer",
     };
     let image = ImageLabel { id: pin.name, version: pin.version };

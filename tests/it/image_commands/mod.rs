@@ -5,5 +5,6 @@ mod fixture;
 mod json;
 mod prune;
 mod pull;
+mod signed;
 mod update;
 mod verify;

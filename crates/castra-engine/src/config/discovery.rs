@@ -173,6 +173,7 @@ fn default_project(
         vms: vec![vm],
         images: Default::default(),
         pinned: Vec::new(),
+        keys: Default::default(),
         mirrors: Vec::new(),
         warnings: Diagnostics::default(),
     })

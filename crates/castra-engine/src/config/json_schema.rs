@@ -246,9 +246,33 @@ struct Images {
     /// Base URLs to try before an image's own addresses.
     #[schemars(inner(regex(pattern = MIRROR)))]
     mirrors: Option<Vec<String>>,
+    /// Files of the public keys by which publishers of distributions sign, for `castra image
+    /// update`.
+    keys: Option<Keys>,
     /// An image of your own.
     #[schemars(flatten)]
     images: BTreeMap<String, Image>,
+}
+
+/// Files of publishers' public keys in ASCII armor, relative to this file.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Keys {
+    /// Key of Ubuntu's cloud images.
+    #[schemars(extend("pattern" = FILE))]
+    ubuntu: Option<String>,
+    /// Keys of Fedora's releases.
+    #[schemars(extend("pattern" = FILE))]
+    fedora: Option<String>,
+    /// Keys of AlmaLinux's releases.
+    #[schemars(extend("pattern" = FILE))]
+    almalinux: Option<String>,
+    /// Keys of Rocky Linux's releases.
+    #[schemars(extend("pattern" = FILE))]
+    rocky: Option<String>,
+    /// Key of Arch Linux's images.
+    #[schemars(extend("pattern" = FILE))]
+    arch: Option<String>,
 }
 
 /// An image of your own: a disk, and perhaps a kernel with its initramfs and command line.

@@ -36,6 +36,9 @@ pub struct ProjectConfig {
     /// Builds of distributions that the project's `castra.lock` pins, the current one of each name
     /// first.
     pub pinned: Vec<ManagedImageSpec>,
+    /// Files of the keys by which publishers of distributions sign, by the publishers' names.
+    /// Absolute.
+    pub keys: BTreeMap<String, PathBuf>,
     /// Base URLs (https, without a trailing slash) that are asked before an image's own URLs.
     pub mirrors: Vec<String>,
     /// Warnings: unknown keys and the like.

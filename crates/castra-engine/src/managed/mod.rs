@@ -46,5 +46,6 @@ pub use store::manifest::{Distrust, Manifest, ManifestArtifact};
 pub use store::prune::{PruneOptions, Pruned, PrunedKind, prune};
 pub use timeouts::Timeouts;
 pub use update::{
-    Change, Checksums, Contradiction, PinRequest, UpdateError, Updated, is_updatable,
+    Change, Checksums, Contradiction, Keyring, PinRequest, SignatureProblem, UpdateError, Updated,
+    is_updatable, signing_publishers,
 };

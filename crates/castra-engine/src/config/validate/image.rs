@@ -2,22 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use toml::Spanned;
 
 use super::super::defaults;
-use super::super::diagnostics::{Problem, Problems, quoted};
+use super::super::diagnostics::{Problem, Problems, listed, quoted};
 use super::super::schema::{Fields, Key, Value, key};
 use super::artifact::{self, Origin};
 use super::size::{self, MIB};
-use super::{Place, name, url};
-use crate::managed::{ArtifactRole, ManagedArtifactSpec, ManagedImageSpec, QemuProfile};
+use super::{Place, name, path, url};
+use crate::managed::{
+    ArtifactRole, ManagedArtifactSpec, ManagedImageSpec, QemuProfile, signing_publishers,
+};
 use crate::qemu::{Device, OptionError};
+use crate::similar::closest;
 
 /// Key of a project's images.
 pub(super) const IMAGES: Key = key("images", "{ debian = { … } }");
 const MIRRORS: Key = key("mirrors", "[\"https://mirror.example/castra\"]");
+const KEYS: Key = key("keys", "{ ubuntu = \"keys/ubuntu.asc\" }");
 const IMAGE: Key = key("NAME", "{ rootfs = { … } }");
 const VERSION: Key = key("version", "\"v1\"");
 const DESCRIPTION: Key = key("description", "\"Debian 13 with our tools\"");
@@ -33,6 +38,8 @@ const INITRAMFS: Key = key("initramfs", "{ path = \"initrd.img\", sha256 = \"…
 /// Error for a description that does not make an image.
 #[derive(Debug, thiserror::Error)]
 enum ImageProblem {
+    #[error("there is no key of {} to verify anything with", quoted(.0))]
+    NoSuchPublisher(String),
     #[error("the image {} has the name of a built-in image", quoted(.0))]
     NameOfCatalog(String),
     #[error("the image {} has a kernel but no initramfs", quoted(.0))]
@@ -48,6 +55,7 @@ enum ImageProblem {
 impl Problem for ImageProblem {
     fn label(&self) -> String {
         match self {
+            Self::NoSuchPublisher(_) => "signs no checksum files that castra reads".to_owned(),
             Self::NameOfCatalog(_) => "taken".to_owned(),
             Self::KernelAlone(_) => "needs an initramfs".to_owned(),
             Self::InitramfsAlone(_) => "needs a kernel".to_owned(),
@@ -58,6 +66,13 @@ impl Problem for ImageProblem {
 
     fn help(&self) -> String {
         match self {
+            Self::NoSuchPublisher(name) => {
+                let publishers = signing_publishers();
+                match closest(name, publishers.iter().copied()) {
+                    Some(near) => format!("Did you mean `{near}`?"),
+                    None => format!("Those that sign are {}.", listed(publishers, "and")),
+                }
+            }
             Self::NameOfCatalog(name) => {
                 format!("Pick another name, for instance `[images.my-{name}]`.")
             }
@@ -91,6 +106,8 @@ pub(super) struct Images {
     /// Names of all images, so that a VM is not reported to name an unknown image when the
     /// description has a problem.
     pub(super) names: BTreeSet<String>,
+    /// Files of publishers' keys, absolute.
+    pub(super) keys: BTreeMap<String, PathBuf>,
     /// Base URLs, without a trailing slash.
     pub(super) mirrors: Vec<String>,
 }
@@ -109,6 +126,9 @@ pub(super) fn read_images(
     let mirrors = fields.lines(MIRRORS, problems).unwrap_or_default();
     images.mirrors =
         mirrors.iter().filter_map(|mirror| url::check_mirror(mirror, problems)).collect();
+    if let Some(value) = fields.value(KEYS) {
+        images.keys = read_keys(value, place, problems);
+    }
     let mut origins = artifact::Origins::default();
     for (name, value) in fields.others() {
         let id = (*name.get_ref()).to_owned();
@@ -119,6 +139,31 @@ pub(super) fn read_images(
         images.names.insert(id);
     }
     images
+}
+
+/// Reads the files of publishers' keys. Others than publishers are errors, not warnings: a key that
+/// is ignored would verify nothing.
+fn read_keys(
+    value: &Value<'_>,
+    place: &Place<'_>,
+    problems: &mut Problems,
+) -> BTreeMap<String, PathBuf> {
+    let mut keys = BTreeMap::new();
+    let title = "[images.keys]".to_owned();
+    let Some(mut fields) = Fields::of(value, KEYS, title, problems) else { return keys };
+    for publisher in signing_publishers() {
+        let file = fields.string(key(publisher, "\"keys/publisher.asc\""), problems);
+        let Some(text) = file else { continue };
+        match path::resolve_file(text.get_ref(), place.root, place.home) {
+            Ok(file) => drop(keys.insert(publisher.to_owned(), file)),
+            Err(problem) => problems.error(text.span(), &problem),
+        }
+    }
+    for (name, _) in fields.others() {
+        let problem = ImageProblem::NoSuchPublisher((*name.get_ref()).to_owned());
+        problems.error(name.span(), &problem);
+    }
+    keys
 }
 
 fn check_image_name(name: &Spanned<&str>, known_images: &[(&str, &str)], problems: &mut Problems) {

@@ -202,6 +202,7 @@ fn read_document(
         vms: drafts.into_iter().map(vm::VmDraft::into_definition).collect(),
         images: images.specs,
         pinned: Vec::new(),
+        keys: images.keys,
         mirrors: images.mirrors,
         state_root: bounds.state_root(),
         bounds,

@@ -9,7 +9,7 @@ use crate::similar::closest;
 use super::error::ImageError;
 use super::spec::ManagedImageSpec;
 
-pub(super) use distributions::{Dated, Distribution, numbers_of};
+pub(super) use distributions::{Dated, Distribution, Signing, numbers_of};
 
 /// Images that can be used by name, without a description.
 #[derive(Debug, Clone, PartialEq, Eq)]

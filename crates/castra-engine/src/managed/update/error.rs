@@ -1,9 +1,13 @@
 //! Failures to find the newest build of an image, and what to do about them.
 
+use std::path::PathBuf;
+
 use crate::error::{Explain, Kind};
+use crate::files::FileError;
 use crate::managed::fetch::download::{DownloadError, NetworkFailure};
 
 use super::checksums::Contradiction;
+use super::signature::SignatureProblem;
 
 /// Reason why no build is pinned.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +36,46 @@ pub enum UpdateError {
         image: String,
         /// The failure.
         source: DownloadError,
+    },
+    /// A file of keys cannot be used.
+    #[error("{}, the key of `{publisher}`, cannot be used", file.display())]
+    Keys {
+        /// The file.
+        file: PathBuf,
+        /// Name of the publisher.
+        publisher: &'static str,
+        /// The problem.
+        #[source]
+        problem: SignatureProblem,
+    },
+    /// A file of keys cannot be opened.
+    #[error("{}, the key of `{publisher}`, cannot be opened", file.display())]
+    NoKeys {
+        /// The file.
+        file: PathBuf,
+        /// Name of the publisher.
+        publisher: &'static str,
+        /// The reason.
+        source: FileError,
+    },
+    /// There is no signature where the publisher has it.
+    #[error("there is no signature at {from}")]
+    Unsigned {
+        /// Address of the signature.
+        from: String,
+        /// Name of the publisher.
+        publisher: &'static str,
+    },
+    /// A signature cannot be verified.
+    #[error("the signature of {from} cannot be verified")]
+    Signature {
+        /// Address of the signed file.
+        from: String,
+        /// Name of the publisher.
+        publisher: &'static str,
+        /// The problem.
+        #[source]
+        problem: SignatureProblem,
     },
     /// A web page was served in place of a checksum file.
     #[error("{from} returned a web page, not a checksum file")]
@@ -106,6 +150,7 @@ impl Explain for UpdateError {
             Self::NoConfiguration => Kind::NotFound,
             Self::NoChannel { .. } | Self::Versioned { .. } => Kind::Usage,
             Self::Unanswered { source, .. } => source.kind(),
+            Self::NoKeys { source, .. } => source.kind(),
             _ => Kind::Data,
         }
     }
@@ -143,6 +188,25 @@ impl Explain for UpdateError {
                 may know the new names. Nothing was changed, and the builds in use still work."
                     .to_owned()
             }
+            Self::Keys { publisher, .. } | Self::NoKeys { publisher, .. } => format!(
+                "Save the public key of `{publisher}` there in ASCII armor, as `gpg --armor \
+                --export` writes it."
+            ),
+            Self::Unsigned { publisher, .. } => format!(
+                "castra.toml names a key of `{publisher}`, so its checksum files must be signed. \
+                Nothing was changed. Try again later, or remove the key from [images.keys]."
+            ),
+            Self::Signature { publisher, problem, .. } => match problem {
+                SignatureProblem::OtherKey { .. } => format!(
+                    "If `{publisher}` announced a new key, verify its fingerprint in another way \
+                    and add it to the file in [images.keys]. Nothing was changed."
+                ),
+                _ => {
+                    "The file was changed in transit or at its source, or is just being replaced. \
+                    Nothing was changed. Try again later."
+                        .to_owned()
+                }
+            },
             Self::Older { image, .. } => format!(
                 "A server may be behind: try again later. If the publisher withdrew the newer \
                 build, name the older one in castra.toml, or remove the entries of `{image}` from \

@@ -11,11 +11,14 @@
 
 mod checksums;
 mod error;
+mod signature;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use self::checksums::MAX_BYTES;
-use super::catalog::{Dated, Distribution, numbers_of};
+use super::catalog::{Dated, Distribution, Signing, numbers_of};
 use super::error::ImageError;
 use super::fetch::download::{fetch_small, length_of, looks_like_html};
 use super::job::Job;
@@ -23,12 +26,15 @@ use super::lock::{LockFile, Pin};
 use super::manager::ImageManager;
 use super::spec::ManagedImageSpec;
 use crate::context::RuntimeContext;
-use crate::files::{self, Digest};
+use crate::files::{self, At as _, Digest};
 use crate::report::ImageLabel;
 
 pub use checksums::{Checksums, Contradiction};
 pub use error::UpdateError;
+pub use signature::{Keyring, SignatureProblem};
 
+/// Start of a text that is signed inside of its file.
+const INLINE: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----";
 /// Longest listing of a directory, in bytes.
 const MAX_LISTING_BYTES: usize = 4 << 20;
 /// Number of dated directories that are looked into, the newest ones.
@@ -43,6 +49,8 @@ pub struct PinRequest<'a> {
     pub names: &'a [String],
     /// Images on which disks of VMs are based.
     pub in_use: &'a [ImageLabel],
+    /// Files of the keys by which publishers sign, by the publishers' names.
+    pub keys: &'a BTreeMap<String, PathBuf>,
 }
 
 /// Result of an update for one image.
@@ -63,6 +71,8 @@ pub enum Change {
     None,
     /// The build that is built in is the newest, and is pinned now.
     Pinned,
+    /// The pinned build is the newest, and now its signature is verified, too.
+    Signed,
     /// A newer build is pinned.
     Newer,
 }
@@ -82,6 +92,8 @@ struct Announced {
     /// Name of the image in it.
     name: String,
     digest: Digest,
+    /// Fingerprint of the key by which the file is signed.
+    signed_by: Option<String>,
 }
 
 impl ImageManager {
@@ -112,12 +124,15 @@ impl ImageManager {
             let label = ImageLabel { id: distribution.id.to_owned(), version: String::new() };
             let job = self.job_beside(label, context);
             let known = Known::of(distribution, &lock_file);
-            let updated = update(&job, distribution, known).map_err(|error| match error {
-                ImageError::Download(source) => {
-                    UpdateError::Unanswered { image: distribution.id.to_owned(), source }.into()
-                }
-                error => error,
-            })?;
+            let keys = request.keys.get(distribution.channel.publisher);
+            let keys = keys.map(|file| keyring(distribution, file)).transpose()?;
+            let updated =
+                update(&job, distribution, keys.as_ref(), known).map_err(|error| match error {
+                    ImageError::Download(source) => {
+                        UpdateError::Unanswered { image: distribution.id.to_owned(), source }.into()
+                    }
+                    error => error,
+                })?;
             if updated.change != Change::None {
                 lock_file.pin(updated.pin.clone(), is_needed);
             }
@@ -133,6 +148,14 @@ impl ImageManager {
 /// Returns `true` if newer builds of the image of this name can be found.
 pub fn is_updatable(name: &str) -> bool {
     Distribution::named(name).is_some()
+}
+
+/// Returns the names of publishers that sign, under which `castra.toml` names their keys.
+pub fn signing_publishers() -> Vec<&'static str> {
+    let signing = Distribution::all().filter(|one| one.channel.signing != Signing::None);
+    let mut publishers: Vec<&str> = signing.map(|one| one.channel.publisher).collect();
+    publishers.dedup();
+    publishers
 }
 
 fn distribution(name: &str) -> Result<&'static Distribution, UpdateError> {
@@ -154,11 +177,12 @@ impl Known {
 fn update(
     job: &Job,
     distribution: &Distribution,
+    keys: Option<&Keyring>,
     known: Option<Known>,
 ) -> Result<Updated, ImageError> {
-    let announced = ask(job, distribution)?;
+    let announced = ask(job, distribution, keys)?;
     if let Some(Known { pin: Some(pin), .. }) = &known
-        && let Some(signed_by) = &pin.signed_by
+        && let (Some(signed_by), None) = (&pin.signed_by, &announced.signed_by)
     {
         let (image, signed_by) = (pin.name.clone(), signed_by.clone());
         let publisher = distribution.channel.publisher;
@@ -168,7 +192,12 @@ fn update(
     if let Some(Known { pin: Some(pin), .. }) = &known
         && pin.digest == announced.digest
     {
-        return Ok(Updated { before, pin: pin.clone(), change: Change::None });
+        let change = match pin.signed_by == announced.signed_by {
+            true => Change::None,
+            false => Change::Signed,
+        };
+        let pin = Pin { signed_by: announced.signed_by, ..pin.clone() };
+        return Ok(Updated { before, pin, change });
     }
     let version = match known.as_ref().filter(|known| known.digest == announced.digest) {
         Some(known) => known.version.clone(),
@@ -180,15 +209,24 @@ fn update(
         Some(size) => Some(size),
         None => first_of(&urls, |url| length_of(job, url))?.1,
     };
-    let (name, digest) = (distribution.id.to_owned(), announced.digest);
-    let pin = Pin { name, version, urls, digest, size_bytes, signed_by: None };
+    let (name, digest, signed_by) =
+        (distribution.id.to_owned(), announced.digest, announced.signed_by);
+    let pin = Pin { name, version, urls, digest, size_bytes, signed_by };
     Ok(Updated { before, pin, change })
 }
 
-/// Reads the checksum file of the newest build.
-fn ask(job: &Job, distribution: &Distribution) -> Result<Announced, ImageError> {
-    let (from, checksums) =
-        first_of(distribution.channel.lists, |address| checksums_at(job, address))?;
+/// Reads the checksum file of the newest build, and verifies its signature if there are keys.
+fn ask(
+    job: &Job,
+    distribution: &Distribution,
+    keys: Option<&Keyring>,
+) -> Result<Announced, ImageError> {
+    let (from, (checksums, signed_by)) = first_of(distribution.channel.lists, |address| {
+        let bytes = fetch_list(job, address)?;
+        let Some(keys) = keys else { return Ok((checksums_in(address, &bytes)?, None)) };
+        let (text, key) = signed(job, distribution, keys, address, bytes)?;
+        Ok((checksums_in(address, &text)?, Some(key)))
+    })?;
     let dated = |(name, digest): (&str, &Digest)| {
         let version = distribution.version_in(name)?;
         Some((numbers_of(version), name.to_owned(), digest.clone()))
@@ -208,7 +246,57 @@ fn ask(job: &Job, distribution: &Distribution) -> Result<Announced, ImageError> 
         let (from, image) = (from.to_owned(), distribution.id.to_owned());
         return Err(UpdateError::NotNamed { from, image }.into());
     };
-    Ok(Announced { from: from.to_owned(), checksums, name, digest })
+    Ok(Announced { from: from.to_owned(), checksums, name, digest, signed_by })
+}
+
+/// Reads the keys of a publisher.
+fn keyring(distribution: &Distribution, file: &Path) -> Result<Keyring, ImageError> {
+    let publisher = distribution.channel.publisher;
+    let opened = files::open_followed(file).map_err(|source| {
+        let file = file.to_owned();
+        UpdateError::NoKeys { file, publisher, source }
+    })?;
+    let mut text = Vec::new();
+    opened.take(signature::MAX_KEY_BYTES + 1).read_to_end(&mut text).at("read", file)?;
+    Ok(Keyring::parse(&text).map_err(|problem| {
+        let file = file.to_owned();
+        UpdateError::Keys { file, publisher, problem }
+    })?)
+}
+
+/// Returns the signed text of a checksum file, with the fingerprint of the key.
+fn signed(
+    job: &Job,
+    distribution: &Distribution,
+    keys: &Keyring,
+    address: &str,
+    bytes: Vec<u8>,
+) -> Result<(Vec<u8>, String), ImageError> {
+    let failed = |problem| {
+        let (from, publisher) = (address.to_owned(), distribution.channel.publisher);
+        UpdateError::Signature { from, publisher, problem }
+    };
+    let end = match distribution.channel.signing {
+        // Some publishers have changed between the two.
+        _ if bytes.starts_with(INLINE) => None,
+        Signing::Detached(end) => Some(end),
+        Signing::Inline | Signing::None => None,
+    };
+    let Some(end) = end else {
+        let (text, key) = keys.verify_inline(&bytes).map_err(failed)?;
+        return Ok((text.into_bytes(), key));
+    };
+    let beside = format!("{address}{end}");
+    let signature = fetch_small(job, &beside, signature::MAX_SIGNATURE_BYTES);
+    let signature = signature.map_err(|error| match error.is_missing() {
+        true => {
+            let publisher = distribution.channel.publisher;
+            UpdateError::Unsigned { from: beside.clone(), publisher }.into()
+        }
+        false => error,
+    })?;
+    let key = keys.verify_detached(&bytes, &signature).map_err(failed)?;
+    Ok((bytes, key))
 }
 
 /// Finds the version of the announced build: by a dated name of the same bytes.
@@ -301,11 +389,19 @@ fn compare(
 }
 
 fn checksums_at(job: &Job, address: &str) -> Result<Checksums, ImageError> {
+    checksums_in(address, &fetch_list(job, address)?)
+}
+
+fn fetch_list(job: &Job, address: &str) -> Result<Vec<u8>, ImageError> {
     let bytes = fetch_small(job, address, MAX_BYTES)?;
-    if looks_like_html(&bytes) {
-        return Err(UpdateError::WebPage { from: address.to_owned() }.into());
+    match looks_like_html(&bytes) {
+        true => Err(UpdateError::WebPage { from: address.to_owned() }.into()),
+        false => Ok(bytes),
     }
-    let parsed = Checksums::parse(&String::from_utf8_lossy(&bytes));
+}
+
+fn checksums_in(address: &str, bytes: &[u8]) -> Result<Checksums, ImageError> {
+    let parsed = Checksums::parse(&String::from_utf8_lossy(bytes));
     parsed
         .map_err(|problem| UpdateError::Contradiction { from: address.to_owned(), problem }.into())
 }

@@ -26,6 +26,16 @@ fn lock_files() {
 }
 
 #[test]
+fn signatures() {
+    try_out("signatures", targets::signatures, &seeds::signatures());
+}
+
+#[test]
+fn signatures_of_gnupg_are_verified() {
+    targets::verify_unspoilt();
+}
+
+#[test]
 fn configurations() {
     try_out("config", targets::config, &seeds::configurations());
 }

@@ -59,6 +59,16 @@ pub(crate) fn lock_files() -> Vec<Vec<u8>> {
     files.map(String::into_bytes).to_vec()
 }
 
+/// Returns a key, a detached signature and a signed text, as GnuPG writes them.
+pub(crate) fn signatures() -> Vec<Vec<u8>> {
+    let files: [&[u8]; 3] = [
+        include_bytes!("openpgp/key.asc"),
+        include_bytes!("openpgp/detached.asc"),
+        include_bytes!("openpgp/inline.asc"),
+    ];
+    files.map(<[u8]>::to_vec).to_vec()
+}
+
 /// Returns the examples of the reference.
 pub(crate) fn configurations() -> Vec<Vec<u8>> {
     let blocks = REFERENCE.split("```toml\n").skip(1);

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use castra_engine::config::{Surroundings, parse};
-use castra_engine::managed::{Checksums, LockFile, Manifest, VhdKind, parse_vhd_footer};
+use castra_engine::managed::{
+    Checksums, Keyring, LockFile, Manifest, SignatureProblem, VhdKind, parse_vhd_footer,
+};
 use castra_sftp::{Reply, Request};
 use castra_wire::stream::{Decoder, Event, Expected, Frame, Target};
 use castra_wire::{
@@ -57,6 +59,44 @@ pub(crate) fn lock_file(data: &[u8]) {
             assert!(!image.version.contains('/'), "{}", image.version);
         }
     }
+}
+
+/// Key, made for this test with GnuPG.
+const KEY: &[u8] = include_bytes!("openpgp/key.asc");
+/// Text that the key has signed.
+const TEXT: &[u8] = include_bytes!("openpgp/text");
+/// Signature of the text.
+const DETACHED: &[u8] = include_bytes!("openpgp/detached.asc");
+/// The text with its signature.
+const INLINE: &[u8] = include_bytes!("openpgp/inline.asc");
+
+/// Reads keys, a detached signature and a signed text. Nothing but the signed text may count as
+/// signed.
+pub(crate) fn signatures(data: &[u8]) {
+    let _ = Keyring::parse(data);
+    let keys = Keyring::parse(KEY).expect("is a key");
+    let _ = keys.verify_detached(TEXT, data);
+    let is_text = |text: &str| text.lines().eq(String::from_utf8_lossy(TEXT).lines());
+    if let Ok((text, _)) = keys.verify_inline(data) {
+        assert!(is_text(&text), "{text}");
+    }
+    if data != TEXT {
+        assert!(keys.verify_detached(data, DETACHED).is_err());
+    }
+}
+
+/// Verifies the signatures that the other inputs are made from.
+pub(crate) fn verify_unspoilt() {
+    let keys = Keyring::parse(KEY).expect("is a key");
+    let key = keys.verify_detached(TEXT, DETACHED).expect("is signed");
+    assert_eq!(key.len(), 40, "{key}");
+    let (_, by) = keys.verify_inline(INLINE).expect("is signed");
+    assert_eq!(by, key);
+    signatures(INLINE);
+    // The same key would be good for another hash.
+    let keys = Keyring::parse(include_bytes!("openpgp/rsa.asc")).expect("is a key");
+    let weak = keys.verify_detached(TEXT, include_bytes!("openpgp/weak.asc"));
+    assert_eq!(weak, Err(SignatureProblem::Weak("SHA1".to_owned())));
 }
 
 /// Parses a `castra.toml`, and renders everything that is reported about it.

@@ -190,6 +190,21 @@ fn an_image_without_a_kernel_boots_natively() {
 }
 
 #[test]
+fn keys_are_files() {
+    let keys = "[images.keys]\nubuntu = \"keys/ubuntu.asc\"\nfedora = \"~/fedora.asc\"\n";
+    let project = project(&format!("{}{keys}", vm("")));
+    let files: Vec<(&str, &Path)> =
+        project.keys.iter().map(|(name, file)| (name.as_str(), file.as_path())).collect();
+    assert_eq!(
+        files,
+        [
+            ("fedora", Path::new("/home/ada/fedora.asc")),
+            ("ubuntu", Path::new("/project/keys/ubuntu.asc"))
+        ]
+    );
+}
+
+#[test]
 fn mirrors_are_base_urls() {
     let project = project(&format!("{}[images]\nmirrors = [\"https://m.example/x/\"]\n", vm("")));
     assert_eq!(project.mirrors, ["https://m.example/x"]);

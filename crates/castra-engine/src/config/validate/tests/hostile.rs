@@ -45,6 +45,7 @@ fn lines() -> impl Strategy<Value = String> {
         "port_forwards",
         "state_dir",
         "mirrors",
+        "keys",
         "url",
         "path",
         "sha256",

@@ -392,6 +392,19 @@ fn refused_urls() {
 }
 
 #[test]
+fn refused_keys() {
+    let keys = [
+        "{ debian = \"keys/debian.asc\" }",
+        "{ ubunut = \"keys/ubuntu.asc\" }",
+        "{ ubuntu = \"\" }",
+        "{ ubuntu = [\"a.asc\"] }",
+        "{ fedora = \"keys/\" }",
+        "\"keys/ubuntu.asc\"",
+    ];
+    assert_refusals("keys", &each(&vm("[images]\nkeys = @"), &keys));
+}
+
+#[test]
 fn refused_pipelines() {
     let pipelines = [
         r#"["strip-vhd-foter"]"#,
