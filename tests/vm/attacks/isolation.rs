@@ -64,19 +64,17 @@ fn is_heard<T>(outcome: std::io::Result<T>) -> bool {
 const ADDRESSES: [(&str, &str); 2] = [("10.0.2.2", "10.0.2.3"), ("fec0::2", "fec0::3")];
 
 /// Returns commands that call this machine in every possible way, and its DNS server, and print the
-/// answers.
+/// answers. All wait for theirs at once.
 fn calls(port: u16) -> String {
-    ADDRESSES
-        .iter()
-        .map(|(host, dns)| {
-            format!(
-                "echo udp | timeout 5 nc -u -w 2 {host} {port}\n\
-                timeout 5 nc -w 2 {host} {port} </dev/null && echo connected {host}\n\
-                timeout 10 nslookup -type=a castra.invalid {dns} 2>&1 | grep -iE \
-                'NXDOMAIN|SERVFAIL|REFUSED|^Name:'\n"
-            )
-        })
-        .collect()
+    let calls = ADDRESSES.iter().map(|(host, dns)| {
+        format!(
+            "echo udp | timeout 5 nc -u -w 2 {host} {port} &\n\
+            (timeout 5 nc -w 2 {host} {port} </dev/null && echo connected {host}) &\n\
+            timeout 10 nslookup -type=a castra.invalid {dns} 2>&1 | grep -iE \
+            'NXDOMAIN|SERVFAIL|REFUSED|^Name:' &\n"
+        )
+    });
+    calls.chain(["wait\n".to_owned()]).collect()
 }
 
 #[test]
