@@ -5,7 +5,7 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use castra_test_support::{Ended, Project, eventually};
+use castra_test_support::{Ended, Project, eventually, eventually_in_guest};
 
 /// Time for a boot on a busy machine that emulates.
 const LONG: Duration = Duration::from_secs(240);
@@ -41,7 +41,7 @@ fn a_service_is_reached_wherever_it_listens() {
     let at_boot =
         format!("echo '::respawn:{SERVER} -s 127.0.0.1 -e echo rebooted' >> /etc/inittab; sync");
     sh(&project, &format!("{at_boot}; (sleep 1; reboot) </dev/null >/dev/null 2>&1 &")).ok();
-    eventually("the service of the new boot", LONG, || {
+    eventually_in_guest("the service of the new boot", LONG, || {
         behind(port).as_deref() == Some("rebooted\n")
     });
 }

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
-use castra_test_support::{Project, eventually};
+use castra_test_support::{Project, eventually_in_guest};
 
 /// Long enough for RSA keys on an emulated CPU that is busy with other tests.
 const KEYS_LIMIT: Duration = Duration::from_secs(240);
@@ -30,7 +30,7 @@ fn shown(port: u16) -> BTreeSet<String> {
 #[track_caller]
 fn keys(port: u16) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
-    eventually("three host keys", KEYS_LIMIT, || {
+    eventually_in_guest("three host keys", KEYS_LIMIT, || {
         keys = shown(port);
         keys.len() == 3
     });
@@ -74,7 +74,7 @@ fn no_two_vms_show_the_same_host_key() {
     let is_of_two = |text: &str| {
         two.iter().flat_map(|line| line.split(' ').nth(1)).any(|key| text.contains(key))
     };
-    eventually("the clone's own keys", KEYS_LIMIT, || {
+    eventually_in_guest("the clone's own keys", KEYS_LIMIT, || {
         let text = of_clone();
         text.lines().count() == 4 && text.ends_with("\nactive\n") && !is_of_two(&text)
     });

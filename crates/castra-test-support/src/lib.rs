@@ -48,11 +48,23 @@ pub fn tool(program: &str, arguments: &[&str]) -> Output {
 
 /// Waits until a condition holds, within a limit.
 #[track_caller]
-pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+pub fn eventually(what: &str, limit: Duration, holds: impl FnMut() -> bool) {
+    poll(what, limit, Duration::from_millis(20), holds);
+}
+
+/// Waits until a condition holds that is asked of a guest, which has one emulated CPU for its
+/// answers and for what is waited for.
+#[track_caller]
+pub fn eventually_in_guest(what: &str, limit: Duration, holds: impl FnMut() -> bool) {
+    poll(what, limit, Duration::from_secs(1), holds);
+}
+
+#[track_caller]
+fn poll(what: &str, limit: Duration, interval: Duration, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
     while !holds() {
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(interval);
     }
 }
 
