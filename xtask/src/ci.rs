@@ -15,6 +15,8 @@ use crate::tools;
 const OF_VMS: &str = "binary(vm) or (binary(faults) and test(/^attacks::/))";
 /// Feature that tests need and users do not.
 const FOR_TESTS: &str = "castra/fail-points";
+/// Variable with the number of tests that run at once, one per core by default.
+const TEST_THREADS: &str = "NEXTEST_TEST_THREADS";
 /// Variable with the path of the file to which a test that cannot run here adds a line:
 /// `crates/castra-test-support/src/skip.rs`.
 const SKIPPED_TESTS: &str = "CASTRA_SKIPPED_TESTS";
@@ -65,7 +67,8 @@ fn run_tests(arguments: &[String], programs: Option<&Path>) -> Result<String, St
     tools::ensure_for_tests()?;
     let cargo = cargo();
     if arguments.is_empty() {
-        run(&cargo, &["test", "--workspace", "--doc", "--locked"])?;
+        // With the same features as the others, so that the libraries are not compiled twice.
+        run(&cargo, &["test", "--workspace", "--doc", "--features", FOR_TESTS, "--locked"])?;
     }
     let list = root().join("target/skipped-tests");
     forget(&list)?;
@@ -80,6 +83,9 @@ fn run_tests(arguments: &[String], programs: Option<&Path>) -> Result<String, St
         "--no-fail-fast",
     ]);
     nextest.args(arguments).env(SKIPPED_TESTS, &list).current_dir(root());
+    if std::env::var_os(TEST_THREADS).is_none() {
+        nextest.env(TEST_THREADS, test_threads().to_string());
+    }
     if let Some(programs) = programs {
         nextest.env("PATH", newer_qemu::first_on_path(programs)?);
     }
@@ -88,6 +94,12 @@ fn run_tests(arguments: &[String], programs: Option<&Path>) -> Result<String, St
     forget(&list)?;
     eprint!("{skipped}");
     Ok(skipped)
+}
+
+/// Returns the number of tests to run at once: one more than there are cores, since VMs and the
+/// tests of the stand-in for QEMU also wait, and few VMs may run at once (`.config/nextest.toml`).
+fn test_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from) + 1
 }
 
 fn forget(list: &Path) -> Result<(), String> {
