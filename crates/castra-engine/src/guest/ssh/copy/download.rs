@@ -68,6 +68,15 @@ async fn copy(
         (Sort::Directory, inside) => {
             copy_tree(session, source, found, local, inside, progress).await
         }
+        (Sort::File, None) if local.as_os_str().as_bytes().ends_with(b"/") => {
+            let source = match local.components().as_path().try_exists() {
+                Ok(true) => io::ErrorKind::NotADirectory.into(),
+                Ok(false) | Err(_) => {
+                    io::Error::new(io::ErrorKind::NotFound, "the directory does not exist")
+                }
+            };
+            Err(SshError::LocalFile { what: "copy into", path: local.to_owned(), source })
+        }
         (Sort::File, inside) => {
             let noted = session.interrupted.clone();
             let mode = found.mode.unwrap_or(0o666);

@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::super::SshError;
-use super::session::{PIECE_BYTES, Session, Sort, failed};
+use super::session::{PIECE_BYTES, Session, Sort, failed, shown};
 use super::transfers::Transfers;
 use super::{Copied, is_hole, join};
 use crate::layout::{STATE_DIRECTORY, is_state_root};
@@ -53,6 +53,14 @@ pub(super) async fn run(
     let into_directory =
         session.stat(remote).await?.is_some_and(|found| Sort::of(&found) == Sort::Directory);
     let goal = if into_directory { join(remote, &own_name(local)?) } else { remote.to_vec() };
+    if !into_directory && !metadata.is_dir() && remote.ends_with(b"/") {
+        return Err(SshError::GuestFile {
+            what: "copy into",
+            path: shown(remote),
+            reason: "the directory does not exist".to_owned(),
+            missing: true,
+        });
+    }
     let mut transfers = Transfers::new(progress);
     if !metadata.is_dir() {
         // Opened by the given name, following links, whatever its type; a pipe waits for its
@@ -199,7 +207,13 @@ async fn make_directory(
                 .map_err(failure),
             _ => Ok(()),
         },
-        _ => Err(failure(error)),
+        Some(_) => Err(SshError::GuestFile {
+            what: "create the directory",
+            path: shown(goal),
+            reason: "it exists and is not a directory".to_owned(),
+            missing: false,
+        }),
+        None => Err(failure(error)),
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use castra_engine::error::{Explain as _, Kind};
 use castra_engine::guest::ssh::{SshError, download, download_until, upload, upload_until};
 
 use super::start;
@@ -165,6 +166,31 @@ fn what_is_not_there_is_named() {
     let error =
         upload(&guest.target, Path::new("/no/such/file"), "/tmp", &mut |_| ()).expect_err("fails");
     assert!(matches!(&error, SshError::LocalFile { .. }), "{error:?}");
+}
+
+#[test]
+fn a_directory_that_does_not_exist_is_named_as_one() {
+    let guest = start();
+    let below = |name: &str| format!("{}/{name}", guest.scratch().display());
+    fs::write(below("file"), "x").expect("writes");
+    fs::create_dir(below("tree")).expect("makes a directory");
+    let up = |source: &str, goal: &str| {
+        let copied = upload(&guest.target, Path::new(&below(source)), &below(goal), &mut |_| ());
+        copied.expect_err("fails")
+    };
+    let down = |goal: &str| {
+        let copied = download(&guest.target, &below("file"), below(goal).as_ref(), &mut |_| ());
+        copied.expect_err("fails")
+    };
+    for error in [up("file", "missing/"), up("file", "no/such/"), down("missing/")] {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let text = format!("{error}: {}", cause.unwrap_or_default());
+        assert!(text.starts_with("cannot copy into "), "{text}");
+        assert!(text.contains("the directory does not exist"), "{text}");
+        assert_eq!(error.kind(), Kind::NotFound, "{text}");
+    }
+    assert!(down("file/").to_string().starts_with("cannot copy into "));
+    assert!(up("tree", "file").to_string().ends_with("it exists and is not a directory"));
 }
 
 #[test]
