@@ -29,6 +29,7 @@ fn commands_are_independent_and_their_bytes_unchanged() {
     programs_of_any_name_run(&project);
     long_streams_pass_unchanged(&project);
     ends_are_prompt(&project);
+    a_directory_is_no_input(&project);
     neither_a_slow_nor_a_killed_command_disturbs_others(&project);
     // All ports were free again: they can be taken, and SSH is the way in.
     let held = all_ports();
@@ -112,6 +113,12 @@ fn long_streams_pass_unchanged(project: &Project) {
 }
 
 /// A reader that leaves ends its command, and background processes hold up none.
+fn a_directory_is_no_input(project: &Project) {
+    let mut castra = project.castra(&["exec", "--", "cat"]);
+    castra.stdin(std::fs::File::open("/etc").expect("opened"));
+    Ended::of(castra).code(255).says("cannot read stdin").says("Is a directory");
+}
+
 fn ends_are_prompt(project: &Project) {
     let started = Instant::now();
     let mut endless = piped(project, "echo $$ > /tmp/endless; exec yes");

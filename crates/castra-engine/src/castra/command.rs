@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::AsFd as _;
 
 use super::guest::{Guest, ROOT, Recorded, Way, reach};
 use crate::error::Result;
@@ -170,9 +169,7 @@ impl Settings {
         reach(guest, &self.user, |cancel, target| {
             let stdin = match &self.stdin {
                 Source::Null => ssh::Stdin::Null,
-                Source::Inherited => ssh::Stdin::Descriptor(
-                    io::stdin().as_fd().try_clone_to_owned().map_err(closed)?,
-                ),
+                Source::Inherited => ssh::Stdin::Descriptor(ssh::own_stdin().map_err(closed)?),
                 Source::Bytes(bytes) => ssh::Stdin::Bytes(bytes.clone().into()),
             };
             let request = StreamRequest {
@@ -192,7 +189,11 @@ fn write(to: &mut dyn io::Write, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn closed(source: io::Error) -> SshError {
-    SshError::Local { what: "use stdin, stdout or stderr, one of which is closed", source }
+    let what = match source.kind() {
+        io::ErrorKind::IsADirectory => "read stdin",
+        _ => "use stdin, stdout or stderr, one of which is closed",
+    };
+    SshError::Local { what, source }
 }
 
 /// Defines the settings that [`Command`] and [`Run`](super::Run) have in common.

@@ -97,8 +97,7 @@ pub fn exec(cancel: &Cancel, target: &Target, request: ExecRequest) -> Result<Gu
         let input = stdin.map(Input::start).transpose().map_err(local("start a thread"))?;
         tokio::select! {
             exit = outputs.take_from(&mut conversation) => exit,
-            // Feeding ends with stdin, but the command does not.
-            () = async { feed(input, &outgoing).await; pending().await } => Err(SshError::Lost),
+            error = failure_of_feeding(input, &outgoing) => Err(error),
             exit = signals.pass_on(&outgoing, &connection) => Ok(exit),
             () = connection.until_silent() => Err(SshError::Lost),
         }
@@ -139,7 +138,7 @@ pub fn stream(
         };
         tokio::select! {
             exit = conversation.until_exit(|stream, data| sink(stream, &data)) => exit,
-            () = async { feed(input, &outgoing).await; pending().await } => Err(SshError::Lost),
+            error = failure_of_feeding(input, &outgoing) => Err(error),
             exit = interrupted => exit,
             () = connection.until_silent() => Err(SshError::Lost),
         }
@@ -181,17 +180,30 @@ fn local(what: &'static str) -> impl FnOnce(io::Error) -> SshError {
     move |source| SshError::Local { what, source }
 }
 
-/// Sends stdin and its end. Failures mean that the connection is gone, which its reader notices
+/// Sends stdin and its end. Returns only if stdin cannot be read: a command does not end with its
+/// input.
+pub(super) async fn failure_of_feeding(input: Option<Input>, outgoing: &Outgoing) -> SshError {
+    match feed(input, outgoing).await {
+        Ok(()) => pending().await,
+        Err(source) => SshError::Local { what: "read stdin", source },
+    }
+}
+
+/// Sends stdin and its end. A connection that is gone is no error, since its reader notices that,
 /// too.
-pub(super) async fn feed(input: Option<Input>, outgoing: &Outgoing) {
+///
+/// # Errors
+/// Those of reading stdin.
+async fn feed(input: Option<Input>, outgoing: &Outgoing) -> io::Result<()> {
     if let Some(mut input) = input {
         while let Some(chunk) = input.next().await {
-            if outgoing.send(chunk).await.is_err() {
-                return;
+            if outgoing.send(chunk?).await.is_err() {
+                return Ok(());
             }
         }
     }
     let _ = outgoing.end_data().await;
+    Ok(())
 }
 
 struct Outputs {

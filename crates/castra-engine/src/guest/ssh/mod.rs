@@ -36,7 +36,7 @@ pub use exec::{Captured, ExecRequest, Interruption, StreamRequest, capture, exec
 pub use exit::GuestExit;
 pub use proxy::proxy;
 pub use quote::quote;
-pub use stdio::{Stdin, Stdio};
+pub use stdio::{Stdin, Stdio, own_stdin};
 pub(super) use terminal::Raw;
 pub use terminal::Tty;
 

@@ -1,6 +1,5 @@
 //! Connections of other SSH clients to the guest's SSH server.
 
-use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -10,7 +9,7 @@ use castra_wire::SSH_PORT;
 use castra_wire::stream::{Host, Target as End};
 
 use super::connection::Connection;
-use super::exec::feed;
+use super::exec::failure_of_feeding;
 use super::stdio::{Input, Output, Written};
 use super::{SshError, Target, block_on};
 
@@ -31,7 +30,7 @@ pub fn proxy(target: &Target, stdin: OwnedFd, stdout: OwnedFd) -> Result<bool, S
         let input = Input::start(stdin).map_err(local)?;
         let written = tokio::select! {
             written = write_all(incoming, output) => written,
-            () = async { feed(Some(input), &outgoing).await; pending().await } => Ok(()),
+            error = failure_of_feeding(Some(input), &outgoing) => return Err(error),
             () = connection.until_silent() => return Err(SshError::Lost),
         };
         match written {

@@ -9,6 +9,7 @@ use std::thread;
 use bytes::Bytes;
 use castra_flow::Received;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 
@@ -32,12 +33,9 @@ impl Stdio {
     /// Returns this process's own streams.
     ///
     /// # Errors
-    /// One of them is closed.
+    /// One of them is closed, or stdin is a directory.
     pub fn inherit() -> io::Result<Self> {
-        Ok(Self {
-            stdin: Some(io::stdin().as_fd().try_clone_to_owned()?),
-            ..Self::without_stdin()?
-        })
+        Ok(Self { stdin: Some(own_stdin()?), ..Self::without_stdin()? })
     }
 
     /// Returns this process's stdout and stderr, without a stdin.
@@ -50,6 +48,18 @@ impl Stdio {
             stdout: io::stdout().as_fd().try_clone_to_owned()?,
             stderr: io::stderr().as_fd().try_clone_to_owned()?,
         })
+    }
+}
+
+/// Returns this process's stdin.
+///
+/// # Errors
+/// It is closed, or is a directory ([`io::ErrorKind::IsADirectory`]), which no command can read.
+pub fn own_stdin() -> io::Result<OwnedFd> {
+    let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&stdin)?.st_mode) {
+        FileType::Directory => Err(Errno::ISDIR.into()),
+        _ => Ok(stdin),
     }
 }
 
@@ -69,7 +79,7 @@ pub(super) enum Input {
     /// Data read by a thread. Reading stops when this is dropped, so that nothing meant for the
     /// next program is consumed.
     Read {
-        chunks: mpsc::Receiver<Bytes>,
+        chunks: mpsc::Receiver<io::Result<Bytes>>,
         /// Closed on drop, which makes its other end readable and so ends the reading thread.
         _stop: OwnedFd,
     },
@@ -91,22 +101,35 @@ impl Input {
         let stopped = OwnedFd::from(stopped);
         let (sender, chunks) = mpsc::channel(READ_AHEAD);
         thread::Builder::new().name("castra-stdin".into()).spawn(move || {
-            while read(&stdin, &stopped).is_some_and(|chunk| sender.blocking_send(chunk).is_ok()) {}
+            let may_vanish = rustix::termios::isatty(&stdin);
+            while let Some(chunk) = read(&stdin, &stopped) {
+                // A terminal that has hung up, and what nohup gives instead of one, end.
+                let is_end = |error: &io::Error| {
+                    may_vanish || error.raw_os_error() == Some(Errno::BADF.raw_os_error())
+                };
+                let is_over = chunk.is_err();
+                if chunk.as_ref().is_err_and(is_end) || sender.blocking_send(chunk).is_err() {
+                    return;
+                }
+                if is_over {
+                    return;
+                }
+            }
         })?;
         Ok(Self::Read { chunks, _stop: stop.into() })
     }
 
-    /// Returns the next bytes; `None` at the end, or if stdin cannot be read.
-    pub(super) async fn next(&mut self) -> Option<Bytes> {
+    /// Returns the next bytes; `None` at the end.
+    pub(super) async fn next(&mut self) -> Option<io::Result<Bytes>> {
         match self {
             Self::Read { chunks, .. } => chunks.recv().await,
             Self::Given(left) if left.is_empty() => None,
-            Self::Given(left) => Some(left.split_to(left.len().min(READ_BYTES))),
+            Self::Given(left) => Some(Ok(left.split_to(left.len().min(READ_BYTES)))),
         }
     }
 }
 
-fn read(stdin: &OwnedFd, stopped: &OwnedFd) -> Option<Bytes> {
+fn read(stdin: &OwnedFd, stopped: &OwnedFd) -> Option<io::Result<Bytes>> {
     let mut buffer = vec![0; READ_BYTES];
     loop {
         let mut waiting = [PollFd::new(stdin, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
@@ -118,10 +141,11 @@ fn read(stdin: &OwnedFd, stopped: &OwnedFd) -> Option<Bytes> {
         }
         match rustix::io::read(stdin, &mut buffer) {
             Err(Errno::INTR | Errno::AGAIN) => {}
-            Ok(0) | Err(_) => return None,
+            Ok(0) => return None,
+            Err(error) => return Some(Err(error.into())),
             Ok(count) => {
                 buffer.truncate(count);
-                return Some(buffer.into());
+                return Some(Ok(buffer.into()));
             }
         }
     }
