@@ -10,7 +10,7 @@ use crate::report::Event;
 
 use super::error::{AccessError, StateError, VmError};
 use super::inspect::glance;
-use super::lock::lock;
+use super::lock::{await_clone, lock};
 use super::monitor::{connect, continue_recorded, disk_full, ensure_not_stopped, is_paused};
 use super::project::ProjectRef;
 use super::record::{BootRecord, Record, VmState, observe, recorded_vm};
@@ -86,6 +86,11 @@ pub fn running_vm(name: Option<&str>, project: ProjectRef<'_>) -> Result<Record,
     let mut record = recorded_vm(name, project.layout)?;
     let (mut state, qemu) = observe(&record, &project.files(&record.name));
     ensure_not_stopped(&record.name, qemu.as_ref())?;
+    let is_away = matches!(state, VmState::Suspending | VmState::Suspended | VmState::Resuming);
+    if is_away && await_clone(&record.name, project)? {
+        record = recorded_vm(Some(&record.name), project.layout)?;
+        state = observe(&record, &project.files(&record.name)).0;
+    }
     if matches!(state, VmState::Starting | VmState::Suspending | VmState::Resuming) {
         let _lock = lock(&record.name, project)?;
         // The last holder of the lock may have finished, or given up.

@@ -3,6 +3,7 @@
 use crate::config::ProjectConfig;
 
 use super::error::VmError;
+use super::lock::lock_for_clone;
 use super::plan::Plan;
 use super::project::ProjectRef;
 use super::record::{Record, observe, recorded_vm};
@@ -28,6 +29,7 @@ pub fn clone_running(
     if !observe(&recorded_vm(Some(vm), project.layout)?, &project.files(vm)).0.is_alive() {
         return clone(vm, new, &overlay, project);
     }
+    let _lock = lock_for_clone(vm, project);
     let names = [vm.to_owned()];
     for (_, suspended) in suspend(&names, project)? {
         suspended?;

@@ -1,5 +1,6 @@
 //! The lock of a VM, which every operation that changes the VM holds.
 
+use std::fs::File;
 use std::path::Path;
 
 use crate::files::{self, Lock};
@@ -47,6 +48,30 @@ pub(super) fn lock(vm: &str, project: ProjectRef<'_>) -> Result<VmLock, VmError>
             return Ok(VmLock { _vm: lock, _project: shared });
         }
     }
+}
+
+/// Marks a VM as being cloned, which suspends and resumes it, until the lock is dropped. Commands
+/// that would find it suspended wait for that. Returns `None` if its filesystem has no such locks.
+pub(super) fn lock_for_clone(vm: &str, project: ProjectRef<'_>) -> Option<Lock> {
+    let files = project.files(vm);
+    let directory = File::open(files.directory()).ok()?;
+    Lock::try_hold(directory, files.directory()).ok().flatten()
+}
+
+/// Waits while a VM is being cloned. Returns `true` if it was.
+///
+/// # Errors
+/// Returns [`VmError::Interrupted`] or [`VmError::Io`].
+pub(super) fn await_clone(vm: &str, project: ProjectRef<'_>) -> Result<bool, VmError> {
+    let files = project.files(vm);
+    let Ok(directory) = File::open(files.directory()) else { return Ok(false) };
+    let mut has_waited = false;
+    let on_wait = || {
+        has_waited = true;
+        project.report(&Event::Waiting { what: format!("another castra cloning VM `{vm}`") });
+    };
+    drop(Lock::hold(directory, files.directory(), project.cancel(), on_wait)?);
+    Ok(has_waited)
 }
 
 /// Checks that the VM is not run by a QEMU that cannot be seen from here, and so neither asked nor
