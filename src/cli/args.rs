@@ -4,12 +4,15 @@ use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use castra_engine::config::{parse_disk, parse_memory};
+use castra_engine::error::Kind;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::exit;
 use super::output::Verbosity;
 
 /// Longest time that an option takes, in seconds: a day.
@@ -116,6 +119,15 @@ pub(super) enum Command {
 }
 
 impl Command {
+    /// Returns the exit code of a failure of the command. `exec` and `run` have one of their own for
+    /// what is no mistake of their user's, since the others may be the guest command's.
+    pub(super) fn code_of_failure(&self, kind: Kind) -> ExitCode {
+        match (self, kind) {
+            (Self::Exec(_) | Self::Run(_), Kind::HostNotCapable) => ExitCode::from(exit::UNREACHED),
+            _ => exit::of_kind(kind),
+        }
+    }
+
     /// Returns `true` if Ctrl-C stops the command in an orderly way from the start. `shell` and
     /// `exec` pass it to the guest, `cp` and `run` handle it once there is something to clean up,
     /// and the others have nothing to clean up.

@@ -12,6 +12,10 @@ pub(super) enum CliError {
     AlreadyThere { path: PathBuf },
     #[error("cannot {action} {}", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("the limit on open files is {limit}, and castra needs {least}")]
+    FewDescriptors { limit: u64, least: u64 },
+    #[error("cannot {action}")]
+    Exhausted { action: &'static str, source: io::Error },
     #[error("cannot write to stdout")]
     Stdout(#[from] io::Error),
     #[error("stdin, stdout or stderr is closed")]
@@ -55,6 +59,7 @@ impl Explain for CliError {
             Self::File { source, .. } | Self::Stdout(source) | Self::Streams(source) => {
                 kind_of_io(source)
             }
+            Self::FewDescriptors { .. } | Self::Exhausted { .. } => Kind::HostNotCapable,
             Self::NoLog { .. } => Kind::NotFound,
             Self::NoSsh { .. } => Kind::Unavailable,
             Self::NoTerminal
@@ -72,6 +77,14 @@ impl Explain for CliError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::FewDescriptors { least, .. } => {
+                Some(format!("Raise it, for instance by `ulimit -n {least}`."))
+            }
+            Self::Exhausted { .. } => Some(
+                "This process or this user has reached a limit: `ulimit -a` shows them, and \
+                `systemctl show -p TasksMax` that of a service."
+                    .into(),
+            ),
             Self::AlreadyThere { path } => {
                 Some(format!("Edit {}, or move it away first.", path.display()))
             }

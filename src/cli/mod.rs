@@ -23,6 +23,7 @@ mod image;
 mod init;
 mod interrupt;
 mod json;
+mod limits;
 mod list;
 mod logs;
 mod man;
@@ -77,16 +78,19 @@ pub fn main() -> ExitCode {
     };
     let printer = Printer::new(args.verbosity(), args.json, &environment);
     trace::install(&environment, &printer);
+    limits::expect_exhaustion();
     // A panic is a defect of Castra and has its own exit code; its message is on stderr by then.
     let run = std::panic::AssertUnwindSafe(|| run(&args, environment, &printer));
-    match std::panic::catch_unwind(run) {
-        Err(_) => exit::of_kind(Kind::Internal),
-        Ok(Ok(code)) => code,
-        Ok(Err(error)) => {
-            printer.error(&error);
-            exit::of_kind(error.kind())
-        }
-    }
+    let ended = std::panic::catch_unwind(run);
+    let error = match (limits::exhaustion(), ended) {
+        // Another thread may have panicked, too.
+        (Some(error), _) => error.into(),
+        (None, Err(_)) => return exit::of_kind(Kind::Internal),
+        (None, Ok(Ok(code))) => return code,
+        (None, Ok(Err(error))) => error,
+    };
+    printer.error(&error);
+    args.command.code_of_failure(error.kind())
 }
 
 fn run(args: &Args, environment: Environment, printer: &Printer) -> Result<ExitCode> {
@@ -96,6 +100,7 @@ fn run(args: &Args, environment: Environment, printer: &Printer) -> Result<ExitC
         Command::Man(man) => return man::run(man, printer),
         _ => {}
     }
+    limits::raise()?;
     let cancel = Cancel::new();
     let mut runtime = RuntimeContext::new(environment, printer.reporter(), cancel)?;
     runtime.offline |= args.offline;

@@ -146,7 +146,7 @@ pub fn working_directory() -> Result<PathBuf, NoWorkingDirectory> {
 
 /// Error for a working directory that was removed or cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot find .")]
+#[error("cannot find the working directory")]
 pub struct NoWorkingDirectory(#[source] std::io::Error);
 
 impl Explain for NoWorkingDirectory {
@@ -155,8 +155,14 @@ impl Explain for NoWorkingDirectory {
     }
 
     fn hint(&self) -> Option<String> {
-        (self.kind() == Kind::Permission)
-            .then(|| "Give yourself access to ., or work in a directory of your own.".to_owned())
+        let hint = match self.0.kind() {
+            std::io::ErrorKind::NotFound => "It was removed. Change to another directory.",
+            std::io::ErrorKind::PermissionDenied => {
+                "Give yourself access to ., or work in a directory of your own."
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
     }
 }
 

@@ -4,6 +4,7 @@
 mod disks;
 mod exits;
 mod files;
+mod limits;
 mod programs;
 mod transcript;
 mod words;
