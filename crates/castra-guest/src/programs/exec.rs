@@ -76,20 +76,27 @@ pub(crate) async fn start(
     {
         return Ok(running);
     }
+    // The client's terminal may not turn a newline into a new line.
+    let end_of_line = if terminal.is_some() { "\r\n" } else { "\n" };
     let start = move || start_now(&user, &program, &environment, terminal);
     // The thread itself cannot fail.
-    let failed = |_| Err(NotStarted::Status(CANNOT_RUN, "castra: cannot run it\r\n".to_owned()));
-    tokio::task::spawn_blocking(start).await.unwrap_or_else(failed)
+    let failed = |_| Err(NotStarted::Status(CANNOT_RUN, "castra: cannot run it".to_owned()));
+    let started = tokio::task::spawn_blocking(start).await.unwrap_or_else(failed);
+    started.map_err(|reason| match reason {
+        NotStarted::Status(status, text) => NotStarted::Status(status, text + end_of_line),
+        NotStarted::Signal(name) => NotStarted::Signal(name),
+    })
 }
 
-/// Starts a program in the process that waits for one. Returns `None` if there is no such process,
-/// or the program does not start: then the reason is found by starting it as any other.
+/// Starts a program in the process that waits for one. Returns `None` if there is no such process
+/// of this user's, or the program does not start: then the reason is found by starting it as any
+/// other.
 async fn start_spare(
     user: &Arc<User>,
     program: &Program,
     environment: &Environment,
 ) -> Option<Running> {
-    if !Spare::is_there() {
+    if !Spare::is_of(user) {
         return None;
     }
     let invocation = match program.arguments() {
@@ -146,7 +153,7 @@ fn start_now(
             let status = if kind == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
             NotStarted::Status(
                 status,
-                format!("castra: cannot run {}: {error}\r\n", user.shell.display()),
+                format!("castra: cannot run {}: {error}", user.shell.display()),
             )
         }
     })
@@ -236,7 +243,6 @@ async fn supervise(
     let Ok(mut pumps) = Pumps::start(outputs, outgoing, &end_seen) else {
         hang_up(group);
         let _ = end_of(&child, &ended).await;
-        child.reap();
         return;
     };
     let (sender, receiver) = mpsc::unbounded_channel();
@@ -254,7 +260,6 @@ async fn supervise(
             drop((feeder, pumps));
             // Still reaped when it ends, but its exit status goes nowhere.
             let _ = end_of(&child, &ended).await;
-            child.reap();
             return;
         }
     };
@@ -268,7 +273,7 @@ async fn supervise(
         }
         // The client has the status before the kernel frees what is left of the process.
         tokio::task::yield_now().await;
-        child.reap();
+        drop(child);
         // A terminal ends with its session; pipes stay open as long as a background process holds
         // them.
         if !has_terminal {
@@ -418,7 +423,6 @@ mod tests {
             std::fs::File::from(output).read_to_string(&mut text).expect("reads");
         }
         let end = end_of(&child, &ended).await.expect("ends");
-        child.reap();
         (end, text)
     }
 
@@ -447,7 +451,7 @@ mod tests {
         let pid = prepare_spare().await.as_raw_nonzero();
         let expected = |pid| (Ended::Status(7), format!("{pid} zero value\n/\nerror\n"));
         assert_eq!(run(&words).await, expected(pid.to_string()));
-        assert!(!Spare::is_there());
+        assert!(!Spare::is_of(&user()));
         let (end, text) = run(&words).await;
         assert_ne!(text, expected(pid.to_string()).1, "another process");
         assert_eq!(end, Ended::Status(7));
@@ -456,6 +460,12 @@ mod tests {
         let pid = prepare_spare().await;
         rustix::process::kill_process(pid, Signal::KILL).expect("is ours");
         assert_eq!(run(&words).await.0, Ended::Status(7));
+        for signal in [Signal::TERM, Signal::USR1, Signal::STOP] {
+            let pid = prepare_spare().await;
+            rustix::process::kill_process(pid, signal).expect("is ours");
+            assert_eq!(run(&words).await.0, Ended::Status(7), "{signal:?}");
+            assert!(!children().contains(&pid), "{signal:?}: it does not stay");
+        }
         prepare_spare().await;
         let (end, text) = run(&["castra-no-such-program"]).await;
         assert_eq!(end, Ended::Status(NOT_FOUND), "{text}");

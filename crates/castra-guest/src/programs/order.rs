@@ -38,10 +38,15 @@ impl Order {
         })
     }
 
-    /// Turns the calling process into the program, in the user's home. `user` is who it runs as
-    /// already, if not as the agent. Returns the reason if that fails. Async-signal-safe.
-    pub(super) fn execute(&self, user: Option<&User>) -> io::Error {
-        if let Err(error) = self.become_user(user) {
+    /// Turns the calling process, which is the agent's, into one of the user's. Async-signal-safe.
+    pub(super) fn become_user(&self) -> io::Result<()> {
+        self.user.become_in_child()
+    }
+
+    /// Turns the calling process into the program, in the user's home. Returns the reason if that
+    /// fails. Async-signal-safe.
+    pub(super) fn execute(&self) -> io::Error {
+        if let Err(error) = self.enter_home() {
             return error;
         }
         signals_as_by_default();
@@ -54,10 +59,7 @@ impl Order {
         }
     }
 
-    fn become_user(&self, already: Option<&User>) -> io::Result<()> {
-        if already != Some(&self.user) {
-            self.user.become_in_child()?;
-        }
+    fn enter_home(&self) -> io::Result<()> {
         rustix::process::umask(Mode::from_raw_mode(0o022));
         if rustix::process::chdir(&self.home).is_err() {
             rustix::process::chdir(c"/")?;
@@ -110,9 +112,10 @@ fn is_executable(file: &CStr) -> bool {
     })
 }
 
-/// Signals that the agent handles or ignores. Executing a program makes the former its own again,
-/// but until then a signal must not run a handler.
-pub(super) const CHANGED_SIGNALS: [c_int; 3] = [libc::SIGPIPE, libc::SIGTERM, libc::SIGHUP];
+/// Signals that the agent, or Rust's runtime in it, handles or ignores. Executing a program makes the
+/// former its own again, but until then a signal must not run a handler.
+pub(super) const CHANGED_SIGNALS: [c_int; 5] =
+    [libc::SIGPIPE, libc::SIGTERM, libc::SIGHUP, libc::SIGSEGV, libc::SIGBUS];
 
 #[expect(unsafe_code, reason = "no library sets dispositions and masks of signals")]
 fn signals_as_by_default() {

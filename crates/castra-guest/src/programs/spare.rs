@@ -5,15 +5,18 @@
 //! take an emulated CPU a fifth of the time until the first command's output.
 
 use std::io;
-use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+};
 use rustix::thread::futex;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::exec::Running;
 use super::order::Order;
@@ -28,9 +31,13 @@ static SPARE: Mutex<Option<Spare>> = Mutex::new(None);
 const STEPS: u32 = 500;
 const STEP: Duration = Duration::from_millis(10);
 
+/// Time that a process has to take its order: one that was stopped never does.
+const TAKING: Duration = Duration::from_secs(2);
+
 /// Process that is ready but for its program.
 pub(super) struct Spare {
     slot: Arc<Slot>,
+    process: OwnedFd,
     ours: Pipes,
     /// Result of the thread that waits until the process executes its program.
     started: JoinHandle<io::Result<Child>>,
@@ -43,8 +50,7 @@ pub(super) struct Spare {
 /// The kernel has no room for a process, or is too old (before 5.9).
 pub(crate) fn prepare(user: Arc<User>) -> io::Result<()> {
     let (ours, theirs) = Pipes::make()?;
-    let (state, order) = (AtomicU32::new(EMPTY), OnceLock::new());
-    let slot = Arc::new(Slot { state, order, user });
+    let slot = Arc::new(Slot::of(user));
     let awaited = Arc::clone(&slot);
     let started = tokio::task::spawn_blocking(move || {
         let [stdin, stdout, stderr] = &theirs;
@@ -52,13 +58,16 @@ pub(crate) fn prepare(user: Arc<User>) -> io::Result<()> {
         spawn::spawn(&streams, &Orders::Awaited(&awaited))
     });
     let mut steps = 0..STEPS;
-    while !slot.is_awaited() {
+    while !slot.is(AWAITED) {
         if started.is_finished() || steps.next().is_none() {
             return Err(io::Error::other("a process that should wait does not"));
         }
         sleep(STEP);
     }
-    *spare() = Some(Spare { slot, ours, started });
+    // Of our child, which is not reaped before its program has been executed.
+    let pid = Pid::from_raw(slot.pid.load(Ordering::Acquire)).ok_or(io::ErrorKind::NotFound)?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    *spare() = Some(Spare { slot, process, ours, started });
     Ok(())
 }
 
@@ -67,9 +76,9 @@ fn spare() -> MutexGuard<'static, Option<Spare>> {
 }
 
 impl Spare {
-    /// Returns `true` until the first command has taken the process.
-    pub(super) fn is_there() -> bool {
-        spare().is_some()
+    /// Returns `true` until the first command has taken the process, if that is this user's.
+    pub(super) fn is_of(user: &User) -> bool {
+        spare().as_ref().is_some_and(|spare| *spare.slot.user == *user)
     }
 
     /// Takes the process that waits, if it still does.
@@ -77,14 +86,23 @@ impl Spare {
         spare().take().filter(|spare| !spare.started.is_finished())
     }
 
-    /// Has the process execute its program.
+    /// Has the process execute its program, which is one of its user's.
     ///
     /// # Errors
-    /// The program cannot be executed, or the process has ended.
+    /// The program cannot be executed, or the process has ended or was stopped.
     pub(super) async fn execute(self, order: Order) -> io::Result<Running> {
-        self.slot.fill(order);
-        let child = self.started.await.map_err(io::Error::other)??;
-        Running::with_pipes(child, self.ours)
+        let Self { slot, process, ours, mut started } = self;
+        slot.fill(order);
+        let child = match timeout(TAKING, &mut started).await {
+            Ok(started) => started,
+            Err(_elapsed) => {
+                if slot.withdraw() {
+                    let _ = pidfd_send_signal(&process, Signal::KILL);
+                }
+                started.await
+            }
+        };
+        Running::with_pipes(child.map_err(io::Error::other)??, ours)
     }
 }
 
@@ -92,7 +110,10 @@ impl Spare {
 pub(super) struct Slot {
     state: AtomicU32,
     order: OnceLock<Order>,
+    /// User as whom the process waits.
     user: Arc<User>,
+    /// The process, once it waits.
+    pid: AtomicI32,
 }
 
 /// States of a slot.
@@ -100,15 +121,26 @@ const EMPTY: u32 = 0;
 const AWAITED: u32 = 1;
 const FILLED: u32 = 2;
 const TAKEN: u32 = 3;
+const WITHDRAWN: u32 = 4;
 
 impl Slot {
-    fn is_awaited(&self) -> bool {
-        self.state.load(Ordering::Acquire) == AWAITED
+    fn of(user: Arc<User>) -> Self {
+        let (state, pid) = (AtomicU32::new(EMPTY), AtomicI32::new(0));
+        Self { state, order: OnceLock::new(), user, pid }
+    }
+
+    fn is(&self, state: u32) -> bool {
+        self.state.load(Ordering::Acquire) == state
+    }
+
+    /// Changes the state. Returns `false` if it was another.
+    fn change(&self, from: u32, to: u32) -> bool {
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Returns `true` once the process has its order.
     pub(super) fn is_taken(&self) -> bool {
-        self.state.load(Ordering::Acquire) == TAKEN
+        self.is(TAKEN)
     }
 
     fn fill(&self, order: Order) {
@@ -119,24 +151,40 @@ impl Slot {
         let _ = futex::wake(&self.state, futex::Flags::PRIVATE, 1);
     }
 
-    /// Returns the user as whom a process waits.
-    pub(super) fn user(&self) -> &User {
-        &self.user
+    /// Returns `true` if the process will not take the order any more.
+    fn withdraw(&self) -> bool {
+        self.change(FILLED, WITHDRAWN)
     }
 
     /// Waits for the order. Async-signal-safe. The process ends with the agent.
+    ///
+    /// # Errors
+    /// The order was withdrawn, or a signal is pending, which was not for the program.
     pub(super) fn wait(&self) -> io::Result<&Order> {
         self.user.become_in_child()?;
         set_parent_process_death_signal(Some(Signal::KILL))?;
+        self.pid.store(getpid().as_raw_nonzero().get(), Ordering::Release);
         // Fails if it is filled already.
-        let relaxed = Ordering::Relaxed;
-        let _ = self.state.compare_exchange(EMPTY, AWAITED, Ordering::AcqRel, relaxed);
-        while self.is_awaited() {
+        self.change(EMPTY, AWAITED);
+        while self.is(AWAITED) {
             // Fails if it is filled now, or by a signal.
             let _ = futex::wait(&self.state, futex::Flags::PRIVATE, AWAITED, None);
         }
-        self.state.store(TAKEN, Ordering::Release);
+        if is_signal_pending() || !self.change(FILLED, TAKEN) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         set_parent_process_death_signal(None)?;
         self.order.get().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+/// Returns `true` if a signal waits until it is not blocked any more.
+#[expect(unsafe_code, reason = "no library has this system call")]
+fn is_signal_pending() -> bool {
+    // SAFETY: a set of signals is plain numbers, which the call fills, and then only read.
+    unsafe {
+        let mut pending: libc::sigset_t = std::mem::zeroed();
+        libc::sigpending(&raw mut pending);
+        (1..=libc::SIGRTMAX()).any(|signal| libc::sigismember(&raw const pending, signal) == 1)
     }
 }

@@ -33,7 +33,7 @@ pub(super) enum Orders<'a> {
     Awaited(&'a Slot),
 }
 
-/// Process that was started. Not reaped when dropped.
+/// Process that was started. Reaped when dropped, if it has ended.
 pub(super) struct Child {
     pid: Pid,
     pidfd: OwnedFd,
@@ -63,11 +63,6 @@ impl Child {
         self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
     }
 
-    /// Reaps the process, which has ended.
-    pub(super) fn reap(self) {
-        let _ = self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
-    }
-
     /// Ends the process.
     pub(super) fn kill(&self) {
         // Fails if it has ended by itself.
@@ -78,6 +73,13 @@ impl Child {
     fn wait(&self, options: WaitIdOptions) -> io::Result<Option<Ended>> {
         let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)?;
         Ok(status.map(|status| Ended::from(&status)))
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // One that still runs stays, as a child of the agent's.
+        let _ = self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
 }
 
@@ -172,9 +174,12 @@ impl Plan<'_> {
         };
         match self.orders {
             // A kernel that cannot close them now (before 5.9) does so with the execution.
-            Orders::Given(order) => order.execute(None),
+            Orders::Given(order) => match order.become_user() {
+                Ok(()) => order.execute(),
+                Err(error) => error,
+            },
             Orders::Awaited(slot) => match closed.and_then(|()| slot.wait()) {
-                Ok(order) => order.execute(Some(slot.user())),
+                Ok(order) => order.execute(),
                 Err(error) => error,
             },
         }
