@@ -42,7 +42,7 @@ struct Image {
 pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode> {
     let project = Project::find(context)?;
     let lock_file = project.config.lock_file();
-    let lock_file = lock_file.ok_or(ImageError::Update(UpdateError::NoConfiguration))?;
+    let lock_file = lock_file.ok_or(ImageError::from(UpdateError::NoConfiguration))?;
     let names = match names {
         [] => of_project(&project),
         names => names.iter().map(|name| named(name, &project)).collect::<Result<_, _>>()?,

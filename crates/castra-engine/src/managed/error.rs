@@ -46,7 +46,7 @@ pub enum ImageError {
     LockFile(#[from] LockFileError),
     /// The newest build of an image cannot be pinned.
     #[error(transparent)]
-    Update(#[from] UpdateError),
+    Update(#[from] Box<UpdateError>),
     /// A download is needed and the network must not be used.
     #[error("{what} is not in the cache, and the network is disabled")]
     Offline {
@@ -176,6 +176,12 @@ fn unpinned(found: &[FoundUnpinned]) -> String {
 }
 
 /// Promotes interruptions and wrong bytes to variants of their own, wherever they occurred.
+impl From<UpdateError> for ImageError {
+    fn from(error: UpdateError) -> Self {
+        Box::new(error).into()
+    }
+}
+
 impl From<FileError> for ImageError {
     fn from(error: FileError) -> Self {
         match error {
@@ -211,10 +217,11 @@ impl ImageError {
     /// Returns `true` if the error concerns one address, so that another one may have the same
     /// bytes.
     pub(super) fn is_about_one_address(&self) -> bool {
-        matches!(
-            self,
-            Self::Download(_) | Self::DigestMismatch(_) | Self::Update(UpdateError::WebPage { .. })
-        )
+        match self {
+            Self::Download(_) | Self::DigestMismatch(_) => true,
+            Self::Update(error) => matches!(**error, UpdateError::WebPage { .. }),
+            _ => false,
+        }
     }
 
     /// Returns `true` if something below this directory disappeared meanwhile, as when the cache is

@@ -280,7 +280,7 @@ impl Entry {
 fn check_pin(pin: &Pin) -> Result<(), LockFileProblem> {
     let (Some(image), Some(distribution)) = (pin.image(), Distribution::named(&pin.name)) else {
         let similar = closest(&pin.name, Distribution::all().map(|one| one.id));
-        let similar = similar.and_then(|id| Distribution::named(id)).map(|one| one.id);
+        let similar = similar.and_then(Distribution::named).map(|one| one.id);
         return Err(LockFileProblem::UnknownImage { name: pin.name.clone(), similar });
     };
     check::spec(&image).map_err(|error| LockFileProblem::Invalid {

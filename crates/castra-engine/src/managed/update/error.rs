@@ -56,7 +56,7 @@ pub enum UpdateError {
         /// Name of the publisher.
         publisher: &'static str,
         /// The reason.
-        source: FileError,
+        source: Box<FileError>,
     },
     /// There is no signature where the publisher has it.
     #[error("there is no signature at {from}")]

@@ -254,7 +254,7 @@ fn keyring(distribution: &Distribution, file: &Path) -> Result<Keyring, ImageErr
     let publisher = distribution.channel.publisher;
     let opened = files::open_followed(file).map_err(|source| {
         let file = file.to_owned();
-        UpdateError::NoKeys { file, publisher, source }
+        UpdateError::NoKeys { file, publisher, source: Box::new(source) }
     })?;
     let mut text = Vec::new();
     opened.take(signature::MAX_KEY_BYTES + 1).read_to_end(&mut text).at("read", file)?;
@@ -407,10 +407,10 @@ fn checksums_in(address: &str, bytes: &[u8]) -> Result<Checksums, ImageError> {
 }
 
 /// Asks one address after the other, and returns the first that has an answer, with the answer.
-fn first_of<'a, T, A: AsRef<str>>(
-    addresses: &'a [A],
+fn first_of<T, A: AsRef<str>>(
+    addresses: &[A],
     ask: impl Fn(&str) -> Result<T, ImageError>,
-) -> Result<(&'a str, T), ImageError> {
+) -> Result<(&str, T), ImageError> {
     let mut last = None;
     for address in addresses {
         match ask(address.as_ref()) {

@@ -175,11 +175,11 @@ fn a_directory_that_does_not_exist_is_named_as_one() {
     fs::write(below("file"), "x").expect("writes");
     fs::create_dir(below("tree")).expect("makes a directory");
     let up = |source: &str, goal: &str| {
-        let copied = upload(&guest.target, Path::new(&below(source)), &below(goal), &mut |_| ());
+        let copied = upload(&guest.target, Path::new(&below(source)), below(goal), &mut |_| ());
         copied.expect_err("fails")
     };
     let down = |goal: &str| {
-        let copied = download(&guest.target, &below("file"), below(goal).as_ref(), &mut |_| ());
+        let copied = download(&guest.target, below("file"), below(goal).as_ref(), &mut |_| ());
         copied.expect_err("fails")
     };
     for error in [up("file", "missing/"), up("file", "no/such/"), down("missing/")] {
