@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use castra_engine::config::PortForward;
 use castra_engine::error::{Error, Result};
+use castra_engine::guest::CloudInitState;
 use castra_engine::host::since_unix_ms;
 use castra_engine::vm::{self, FullDisk, PerVm, RecordError, VmError, VmState, VmStatus};
 use schemars::JsonSchema;
@@ -213,6 +214,23 @@ fn details(known: &PerVm<VmStatus>) -> String {
     text
 }
 
+/// Returns a sentence about cloud-init that is not done, or has failed.
+fn of_cloud_init(vm: &str, state: &CloudInitState) -> Option<String> {
+    let CloudInitState { is_done, errors } = state;
+    if !errors.is_empty() {
+        let errors = errors.join("; ");
+        return Some(format!(
+            "cloud-init of VM `{vm}` reports errors: {errors}. `castra exec {vm} -- cat \
+            /var/log/cloud-init-output.log` shows what it did."
+        ));
+    }
+    (!is_done).then(|| {
+        format!(
+            "cloud-init of VM `{vm}` is not done yet; `castra up --wait services` waits for it."
+        )
+    })
+}
+
 /// Prints a way out for each VM in trouble; a record that cannot be read is a failure of the
 /// command.
 fn report_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
@@ -250,6 +268,11 @@ fn report_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
                 fault.in_words(),
                 fault.way_out(&name)
             )),
+            Ok(VmStatus { cloud_init: Some(state), .. }) => {
+                if let Some(tip) = of_cloud_init(&name, &state) {
+                    printer.tip(&tip);
+                }
+            }
             Ok(_) => {}
             Err(error) => {
                 let error = Error::from(error);

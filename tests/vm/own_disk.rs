@@ -13,8 +13,11 @@ test \"$(df --output=size -BM / | tail -n 1 | tr -dc 0-9)\" -gt 2700 && echo gro
 grep -q ^nameserver /etc/resolv.conf && echo names
 ip -4 route get 10.0.2.2 | grep -q 'dev eth0' && echo reachable
 findmnt -no OPTIONS / | grep -q '^rw' && echo writable
+cd /run/castra/seed && stat -c %a . user-data && cat user-data && grep '^local-hostname' meta-data
+grep -o 'ds=[^ ]*' /proc/cmdline
 ";
-const EXPECTED: &str = "active\ngrown\nnames\nreachable\nwritable\n";
+const EXPECTED: &str = "active\ngrown\nnames\nreachable\nwritable\n700\n600\n#cloud-config\n\
+    local-hostname: castra\nds=nocloud;s=/run/castra/seed/\n";
 
 #[test]
 fn a_distributions_disk_is_grown_and_usable_once_it_is_ready() {
@@ -22,12 +25,16 @@ fn a_distributions_disk_is_grown_and_usable_once_it_is_ready() {
     let project = Project::new();
     fs::copy(&image.disk, project.path().join("debian.qcow2")).expect("copied");
     let config = "[[vms]]\nname = \"own\"\nbase_image = \"debian.qcow2\"\nmemory = \"512 MiB\"\n\
-        disk = \"3 GiB\"\n";
+        disk = \"3 GiB\"\ncloud_init = { user_data = \"user-data\" }\n";
     project.write("castra.toml", config);
+    project.write("user-data", "#cloud-config\n");
     project.run(&["up"]).ok();
     let said = project.run(&["exec", "own", "--", "sh", "-c", CHECKS]).text();
     assert_eq!(said, EXPECTED);
+    project.run(&["status"]).ok().says("cloud-init is not installed");
+    fs::remove_file(project.path().join("user-data")).expect("removed");
     project.run(&["down"]).ok();
+    project.run(&["up"]).code(66).says("user-data").says("`cloud_init`");
     let text = |name: &str| project.path().join(name).to_str().expect("UTF-8").to_owned();
     let (overlay, raw) = (text(".castra/own-overlay.qcow2"), text("raw"));
     tool("qemu-img", &["convert", "-O", "raw", &overlay, &raw]);

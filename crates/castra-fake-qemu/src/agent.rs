@@ -109,6 +109,7 @@ impl Agent<'_> {
                 has_address: true,
                 has_route: is_up,
             }),
+            cloud_init: None,
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::cloud_init::Seed;
 use crate::control::ControlPort;
 use crate::events::{Event, EventSender, Milestone, reached_now, uptime_ms};
 use crate::identity::{Files, Identity};
@@ -28,8 +29,8 @@ use crate::settle::{Calm, Rest};
 use crate::ssh::SshServer;
 use crate::supervisor::supervise;
 use crate::{
-    clock, dns, grow, journal, listeners, modules, network, personality, power, process, relay,
-    residents, root, run_directory, secrets, services, settle, streams, systemd,
+    clock, cloud_init, dns, grow, journal, listeners, modules, network, personality, power,
+    process, relay, residents, root, run_directory, secrets, services, settle, streams, systemd,
 };
 
 /// Maximum number of failures that are kept for a host that attaches later.
@@ -105,39 +106,51 @@ async fn follow_the_boot(
     gate: streams::Gate,
     events: EventSender,
 ) {
+    let mut seed = Seed::read();
+    let has_seed = !seed.is_empty();
+    seed.place_early();
     let on_mounted = || events.reached(Milestone::RootMounted);
-    if let Err(error) = root::enter(&kernel_fs, initramfs, on_mounted).await {
+    if let Err(error) = root::enter(&kernel_fs, initramfs, || seed.place_early(), on_mounted).await
+    {
         return events.failed(AgentTask::EnterRoot, error);
     }
     // Before init, which has just been started, gets to its services.
     residents::remove(&kernel_fs);
     events.reached(Milestone::Root);
     let is_systemd = systemd::is_init(&kernel_fs);
-    prepare_services(is_systemd, &events);
+    prepare_services(is_systemd, seed, &events);
     if let Err(error) = streams::start(Arc::clone(&kernel_fs), gate) {
         log(format!("cannot serve the stream ports: {error}"));
     }
     tokio::spawn(serve_ssh(server, events.clone()));
     tokio::spawn(grow::keep_size(Arc::clone(&kernel_fs), events.clone()));
     if is_systemd {
-        systemd::follow(&events).await;
+        systemd::follow(&events, has_seed).await;
     } else {
         events.reached(Milestone::Usable);
         services::wait_until_up(&kernel_fs).await;
-        events.reached(Milestone::Services);
     }
+    if let Some(state) = cloud_init::state().filter(|state| !state.errors.is_empty()) {
+        let text = format!("cloud-init reports errors: {}", state.errors.join("; "));
+        events.noticed(AgentTask::FollowBoot, text);
+    }
+    events.reached(Milestone::Services);
     if let Err(error) = dns::complete(Path::new("/"), run_directory::mounted()) {
         events.failed(AgentTask::Network, format!("DNS: {error}"));
     }
 }
 
 /// Prepares what the services of the system find when they start.
-fn prepare_services(is_systemd: bool, events: &EventSender) {
+fn prepare_services(is_systemd: bool, mut seed: Seed, events: &EventSender) {
     let run = run_directory::mounted();
     if let Err(error) = dns::provide(Path::new("/"), run) {
         events.failed(AgentTask::Network, format!("DNS: {error}"));
     }
     let Some(run) = run else { return };
+    if !seed.is_empty() {
+        // The initramfs has not mounted it.
+        seed.place(run);
+    }
     if let Err(error) = run_directory::prepare_network_manager(run) {
         events.failed(AgentTask::Network, format!("NetworkManager: {error}"));
     }
@@ -447,7 +460,8 @@ impl Agent {
     fn condition(&self) -> GuestMessage {
         let network = network::state(&self.kernel_fs).ok();
         // Last, since the host compares it with its own clock.
-        GuestMessage::Inspected(Condition { network, time_unix_ns: clock::unix_ns() })
+        let cloud_init = cloud_init::state();
+        GuestMessage::Inspected(Condition { network, cloud_init, time_unix_ns: clock::unix_ns() })
     }
 
     /// Writes everything to the disk, on a thread of its own, since a slow disk must not block the

@@ -18,6 +18,7 @@ mod adjust;
 mod agent;
 mod boot;
 mod clock;
+mod cloud_init;
 mod connect;
 mod control;
 mod dns;

@@ -38,11 +38,13 @@ pub(crate) fn directory(path: &str) -> io::Result<Directory> {
 }
 
 /// Waits until PID 1 has left the initramfs, and follows it. PID 1's root changes exactly once,
-/// when its `switch_root` calls `chroot`, right before it runs the real init. `on_mounted` is
-/// called once if the root is seen to be mounted before that.
+/// when its `switch_root` calls `chroot`, right before it runs the real init. `on_change` is called
+/// after each change of the mounts before that, and `on_mounted` once if the root is seen to be
+/// mounted.
 pub(crate) async fn enter(
     kernel_fs: &KernelFs,
     initramfs: Directory,
+    mut on_change: impl FnMut(),
     on_mounted: impl FnOnce(),
 ) -> io::Result<()> {
     // `poll` of a mount table reports PRI whenever the table has changed (`proc(5)`).
@@ -57,6 +59,7 @@ pub(crate) async fn enter(
             sleep(SOON).await;
         } else if mounts_changed(&mounts).await? {
             looks = LOOKS;
+            on_change();
             if on_mounted.is_some()
                 && kernel_fs.proc.read("self/mountinfo").is_ok_and(|mounts| has_disk(&mounts))
                 && let Some(on_mounted) = on_mounted.take()

@@ -14,6 +14,7 @@ use castra_wire::AgentTask;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::cloud_init;
 use crate::events::{EventSender, Milestone};
 use crate::kernel_fs::KernelFs;
 use crate::log::log;
@@ -44,8 +45,10 @@ pub(crate) fn is_init(kernel_fs: &KernelFs) -> bool {
     program.file_name().is_some_and(|name| name == "systemd")
 }
 
-/// Reports when commands can run and when the services are up. Ends with the services.
-pub(crate) async fn follow(events: &EventSender) {
+/// Reports when commands can run. Ends once the services are up and, if it has data of the user's,
+/// cloud-init is done: it ends after the default target, and after its own failure there is no sign
+/// of it but that systemd has nothing left to do.
+pub(crate) async fn follow(events: &EventSender, has_cloud_init: bool) {
     let start = Instant::now();
     let (mut is_usable, mut is_in_maintenance) = (false, false);
     loop {
@@ -68,8 +71,9 @@ pub(crate) async fn follow(events: &EventSender) {
             }
             events.reached(Milestone::Usable);
         }
-        if look.is_up {
-            return events.reached(Milestone::Services);
+        let is_waiting = has_cloud_init && !look.has_finished && !cloud_init::has_finished();
+        if look.is_up && !is_waiting {
+            return;
         }
         sleep(LOOK_EVERY).await;
     }
@@ -84,6 +88,8 @@ struct Look {
     is_in_maintenance: bool,
     /// The services are started, successfully or not.
     is_up: bool,
+    /// No job is left.
+    has_finished: bool,
 }
 
 impl Look {
@@ -97,6 +103,7 @@ impl Look {
             has_filesystems: has_finished || manager.is_active("local_2dfs_2etarget")?,
             is_in_maintenance: state == "maintenance",
             is_up: has_finished || manager.is_active("default_2etarget")?,
+            has_finished,
         })
     }
 }

@@ -45,8 +45,8 @@ pub use exec::{
 };
 pub use lines::Lines;
 pub use message::{
-    AgentTask, Condition, GuestMessage, HostMessage, Listener, NetworkState, Personality, Reach,
-    Relay, Secret, ServicePort, Stage, StageReached, Transport,
+    AgentTask, CloudInitState, Condition, GuestMessage, HostMessage, Listener, NetworkState,
+    Personality, Reach, Relay, Secret, ServicePort, Stage, StageReached, Transport,
 };
 
 /// Name of the virtio-serial port, as QEMU's `virtserialport,name=` and

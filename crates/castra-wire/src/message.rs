@@ -243,6 +243,18 @@ pub struct Condition {
     pub time_unix_ns: u64,
     /// State of the guest's network; `None` if the kernel does not report it.
     pub network: Option<NetworkState>,
+    /// State of cloud-init; `None` if it was given no data by the host, or by an older agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud_init: Option<CloudInitState>,
+}
+
+/// State of cloud-init in a guest to which the host has brought data for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloudInitState {
+    /// All that it does in a boot is done.
+    pub is_done: bool,
+    /// Errors of this boot, as it has written them.
+    pub errors: Vec<String>,
 }
 
 /// State of the network through which SSH connects, as reported by the guest's kernel. A firewall

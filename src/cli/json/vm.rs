@@ -67,11 +67,23 @@ pub(in super::super) struct VmView {
     agent_fault: Option<AgentFault>,
     /// Fault of the guest's network, if the guest reports one. Only `status` asks for it.
     network_fault: Option<NetworkFault>,
+    /// State of cloud-init, if the VM has `cloud_init` and its guest answers. Only `status` asks for
+    /// it.
+    cloud_init: Option<CloudInit>,
     /// Milliseconds by which the guest's clock is ahead of this machine's, if the guest reports its
     /// time. Only `status` asks for it.
     clock_ahead_ms: Option<i64>,
     /// Problem of the VM, or error of the command.
     pub(in super::super) error: Option<Failure>,
+}
+
+/// State of cloud-init in a guest.
+#[derive(Debug, Serialize, JsonSchema)]
+struct CloudInit {
+    /// `true` once all that it does in a boot is done.
+    done: bool,
+    /// Errors of this boot, in cloud-init's words.
+    errors: Vec<String>,
 }
 
 /// Kernel that was read from a VM's disk. Texts are the disk's own.
@@ -202,6 +214,7 @@ impl VmView {
             full_disk: None,
             agent_fault: None,
             network_fault: None,
+            cloud_init: None,
             clock_ahead_ms: None,
             error: None,
         }
@@ -235,6 +248,9 @@ impl From<VmStatus> for VmView {
             full_disk: status.full_disk.map(FullDisk::from),
             agent_fault: status.agent_fault,
             network_fault: status.network_fault,
+            cloud_init: status
+                .cloud_init
+                .map(|state| CloudInit { done: state.is_done, errors: state.errors }),
             clock_ahead_ms: status.clock_ahead_ms,
             error: None,
         }

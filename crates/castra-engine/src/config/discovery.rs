@@ -162,6 +162,7 @@ fn default_project(
         memory_bytes: defaults::MEMORY_BYTES,
         disk_bytes: defaults::DISK_BYTES,
         boot_profile: None,
+        cloud_init: None,
         port_forwards: Vec::new(),
     };
     Ok(ProjectConfig {

@@ -86,6 +86,8 @@ impl Transform for JoinLines {
 const LINE: &str = r"^[^\x00-\x1f\x7f-\x9f]+$";
 /// A path to a file: it does not end in a slash.
 const FILE: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f/]$";
+/// A text with a line break, or a path to a file.
+const TEXT_OR_FILE: &str = r"\n|^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f/]$";
 const NAME: &str = r"^[A-Za-z0-9][A-Za-z0-9._-]*$";
 const NAME_AND_VERSION: &str = r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$";
 const PROJECT_NAME: &str = r"^[^\x00-\x1f\x7f-\x9f/\\\s.-][^\x00-\x1f\x7f-\x9f/\\]*$";
@@ -170,6 +172,8 @@ struct Vm {
     disk: Option<String>,
     /// Boot method. Without it: `managed` if the image or the disk has a kernel, else `native`.
     boot_profile: Option<BootProfile>,
+    /// Data for cloud-init in the VM, if its disk has cloud-init.
+    cloud_init: Option<CloudInit>,
     /// Ports of this machine (127.0.0.1 only) that are forwarded to the VM.
     port_forwards: Option<Vec<PortForward>>,
 }
@@ -217,6 +221,19 @@ enum BootProfile {
     Managed,
     /// From the disk's own boot loader, as on a real machine.
     Native,
+}
+
+/// Data for cloud-init. A text with line breaks is the data itself, any other the path of a file in
+/// the project, relative to this file.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct CloudInit {
+    /// User data: `#cloud-config`, a script, or another of cloud-init's formats.
+    #[schemars(extend("pattern" = TEXT_OR_FILE))]
+    user_data: String,
+    /// Network configuration in cloud-init's format.
+    #[schemars(extend("pattern" = TEXT_OR_FILE))]
+    network_config: Option<String>,
 }
 
 #[derive(JsonSchema)]

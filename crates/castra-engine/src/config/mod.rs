@@ -11,6 +11,7 @@
 mod bounds;
 mod check;
 mod chosen_image;
+mod cloud_init;
 pub mod defaults;
 mod diagnostics;
 mod discovery;
@@ -29,6 +30,7 @@ mod validate;
 pub use bounds::{Bounds, DiskPath};
 pub use check::{Checked, check};
 pub use chosen_image::ChosenImage;
+pub use cloud_init::{CloudInit, CloudInitError, CloudInitText};
 pub use diagnostics::{Diagnostic, Diagnostics, Finding, Position, Severity, UnpinnedArtifact};
 pub use discovery::{ConfigOptions, Discovered, discover, resolve_config_path};
 pub use error::ConfigError;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Diagnostics;
 use super::bounds::{Bounds, DiskPath};
+use super::cloud_init::CloudInit;
 use crate::layout::LOCK_FILE;
 use crate::managed::{Catalog, ManagedDiskKind, ManagedImageSpec};
 use crate::qemu::CpuModel;
@@ -82,6 +83,8 @@ pub struct VmDefinition {
     /// Boot method. `None` for the kernel of the image or else of the disk, and natively if there
     /// is none.
     pub boot_profile: Option<BootProfile>,
+    /// Data for cloud-init in the guest; without it, cloud-init is kept from running.
+    pub cloud_init: Option<CloudInit>,
     /// Ports of the host that are forwarded to the VM.
     pub port_forwards: Vec<PortForward>,
 }

@@ -363,11 +363,11 @@ fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
             sanitize(kernel);
             installed.iter_mut().for_each(sanitize);
         }
-        GuestMessage::Inspected(Condition { network: Some(network), .. }) => {
-            network.interface.iter_mut().for_each(sanitize);
+        GuestMessage::Inspected(Condition { network, cloud_init, .. }) => {
+            network.iter_mut().flat_map(|network| &mut network.interface).for_each(sanitize);
+            cloud_init.iter_mut().flat_map(|state| &mut state.errors).for_each(sanitize);
         }
-        GuestMessage::Inspected(_)
-        | GuestMessage::Stage(_)
+        GuestMessage::Stage(_)
         | GuestMessage::RootMounted { .. }
         | GuestMessage::Personalised
         | GuestMessage::Settled

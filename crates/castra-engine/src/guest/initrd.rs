@@ -106,14 +106,14 @@ pub fn append_agent(image_initramfs: &Path, target: &Path) -> Result<(), InitrdE
     write_with_agent(&image, &[], target)
 }
 
-/// Writes an initramfs, followed by an archive of modules and by the agent that loads them, to
-/// `target`, which appears complete or not at all.
+/// Writes an initramfs, followed by archives for the agent and by the agent, to `target`, which
+/// appears complete or not at all.
 ///
 /// # Errors
 /// [`InitrdError::Write`]; then `target` is unchanged.
 pub fn write_with_agent(
     initramfs: &[u8],
-    modules: &[u8],
+    archives: &[&[u8]],
     target: &Path,
 ) -> Result<(), InitrdError> {
     let writing = |source| InitrdError::Write { path: target.to_owned(), source };
@@ -123,7 +123,8 @@ pub fn write_with_agent(
         target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temporary =
         tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(writing)?;
-    for part in [own, &vec![0; padding(own.len(), 0)], modules, &agent_archive(AGENT)] {
+    let (padding, agent) = (vec![0; padding(own.len(), 0)], agent_archive(AGENT));
+    for part in [own, &padding].into_iter().chain(archives.iter().copied()).chain([&agent[..]]) {
         temporary.write_all(part).map_err(writing)?;
     }
     temporary.as_file().set_permissions(fs::Permissions::from_mode(0o600)).map_err(writing)?;

@@ -7,10 +7,11 @@ mod initrd;
 mod keys;
 mod modules;
 mod network;
+mod seed;
 pub mod ssh;
 mod stream_port;
 
-pub use castra_wire::{Reach, SSH_PORT};
+pub use castra_wire::{CloudInitState, Reach, SSH_PORT};
 pub use console::{ConsoleEnd, ConsoleOutcome, converse};
 pub use control::{ControlError, ControlPort};
 pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent, modules_archive, write_with_agent};
@@ -20,4 +21,5 @@ pub use network::{
     AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, NoInspection, inspect,
     is_ssh_silent,
 };
+pub use seed::{Seed, TEMPLATE_HOSTNAME};
 pub use stream_port::{HeldPorts, StreamPort, StreamPorts, Streams, TakenPort};

@@ -330,7 +330,8 @@ mod tests {
 
     #[test]
     fn a_guest_that_is_ready_reports_its_condition() {
-        let condition = || Condition { time_unix_ns: 0, network: Some(complete()) };
+        let condition =
+            || Condition { time_unix_ns: 0, network: Some(complete()), cloud_init: None };
         let (_, inspection) =
             inspect_guest(Stage::Ready, move || GuestMessage::Inspected(condition()));
         assert_eq!(NetworkReport::of(inspection.ok().as_ref()), NetworkReport::Complete);
@@ -339,7 +340,8 @@ mod tests {
     #[test]
     fn a_guest_that_boots_is_not_asked() {
         let down = || NetworkState { is_up: false, ..complete() };
-        let condition = move || Condition { time_unix_ns: 0, network: Some(down()) };
+        let condition =
+            move || Condition { time_unix_ns: 0, network: Some(down()), cloud_init: None };
         let (heard, inspection) =
             inspect_guest(Stage::Root, move || GuestMessage::Inspected(condition()));
         let unknown = Err(NoInspection::Unknown);
@@ -367,7 +369,8 @@ mod tests {
 
     #[test]
     fn clocks_are_compared_at_the_middle_of_question_and_answer() {
-        let condition = |ms: u64| Condition { time_unix_ns: ms * 1_000_000, network: None };
+        let condition =
+            |ms: u64| Condition { time_unix_ns: ms * 1_000_000, network: None, cloud_init: None };
         let ahead = |ms| {
             let (asked, answered) = (Duration::from_millis(50_000), Duration::from_millis(50_400));
             Inspection::new(condition(ms), asked, answered).clock_ahead_ms

@@ -61,6 +61,9 @@ pub struct BakeRequest<'a> {
     pub context: &'a RuntimeContext,
     /// Returns `true` while the lock still excludes others: it is removed with the cache.
     pub is_alone: &'a dyn Fn() -> bool,
+    /// Network that the guest can reach. Baking needs none, and an isolated VM must be isolated from
+    /// its first instruction, which the template runs.
+    pub network: Network,
     /// Time limit for the guest to come to rest.
     pub limit: Duration,
     /// Called with each message from the guest.
@@ -167,16 +170,15 @@ fn make(
     publish(request, key, templates, work, boot)
 }
 
-/// Returns the VM's machine with the template's files instead of the VM's, and without forwarded
-/// ports or network. Baking needs no network, and an isolated VM must be isolated from its first
-/// instruction, which the template runs.
+/// Returns the VM's machine with the template's files instead of the VM's, without forwarded ports,
+/// and with the network of the request.
 fn machine(request: &BakeRequest<'_>, work: &TemplateLayout) -> Result<MachineSpec, TemplateError> {
     let mut spec = request.spec.clone();
     spec.memory = Memory::Written(work.memory());
     // Its header names the base as seen from a project.
     spec.disk = Disk::open(request.base_disk)?.under(work.disk());
     spec.forwards = Vec::new();
-    spec.network = Network::Isolated;
+    spec.network = request.network;
     spec.pidfile = work.pidfile();
     spec.console_log = work.console_log();
     if let Boot::Kernel { kernel, initramfs, .. } = &mut spec.boot {

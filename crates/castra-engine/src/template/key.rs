@@ -34,6 +34,7 @@ fn host_cpu() -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnKernel {
     /// Digests of what was read from the disk: kernel, initramfs and, if there are any, modules.
+    /// Then that of the user's data for cloud-init, if there are any.
     pub files: Vec<String>,
     /// Identity of the base image's content.
     pub content: String,

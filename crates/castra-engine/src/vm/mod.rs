@@ -66,6 +66,7 @@ mod disk;
 mod down;
 mod error;
 mod full_disk;
+mod hostname;
 mod inspect;
 mod journal;
 mod kernel;

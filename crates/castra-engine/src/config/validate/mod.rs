@@ -2,6 +2,7 @@
 
 mod artifact;
 mod base;
+mod cloud_init;
 mod digest;
 mod image;
 pub(super) mod name;

@@ -17,7 +17,7 @@ use super::base::{self, Base};
 use super::image::{Images, read_option};
 use super::port::{self, SpannedForward};
 use super::size::{self, MIB, format_size};
-use super::{Scope, name, path};
+use super::{Scope, cloud_init, name, path};
 use crate::layout::ProjectLayout;
 use crate::managed::ArtifactSource;
 use crate::qemu::CpuModel;
@@ -167,6 +167,7 @@ pub(super) fn read_vm(
     let disk_bytes = size::read_disk(&mut fields, problems).unwrap_or(defaults::DISK_BYTES);
     let boot_profile =
         fields.word(BOOT_PROFILE, &BOOT_PROFILES, problems).map(|profile| *profile.get_ref());
+    let cloud_init = cloud_init::read(&mut fields, &title, scope, problems);
     let forwards: Vec<SpannedForward> = fields
         .array(PORT_FORWARDS, problems)
         .unwrap_or_default()
@@ -190,6 +191,7 @@ pub(super) fn read_vm(
         memory_bytes,
         disk_bytes,
         boot_profile,
+        cloud_init,
         port_forwards,
     };
     Some(VmDraft { vm, span, name_span, base_span, overlay_span, forwards })

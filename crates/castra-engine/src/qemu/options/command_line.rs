@@ -32,6 +32,17 @@ impl CommandLine {
         self.with_text(&words.join(" "))
     }
 
+    /// Returns this command line without the kernel's options for which `is_unwanted` holds.
+    #[must_use]
+    pub fn without(&self, is_unwanted: impl Fn(&str) -> bool) -> Self {
+        let mut are_options = true;
+        let words = self.0.split(' ').filter(|word| {
+            are_options &= *word != END_OF_OPTIONS;
+            !(are_options && is_unwanted(word))
+        });
+        Self(words.collect::<Vec<_>>().join(" "))
+    }
+
     fn with_text(&self, text: &str) -> Self {
         let mut words: Vec<&str> = self.0.split(' ').collect();
         let end = words.iter().position(|word| *word == END_OF_OPTIONS).unwrap_or(words.len());

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::config::CloudInitError;
 use crate::context::BadVariable;
 use crate::error::{Explain, Kind};
 use crate::qemu::QemuError;
@@ -30,6 +31,29 @@ pub enum StartError {
         disk: PathBuf,
         /// The reason.
         reason: String,
+    },
+    /// The data for cloud-init cannot be read.
+    #[error("VM `{vm}` cannot be given its data for cloud-init: {error}")]
+    CloudInit {
+        /// The VM.
+        vm: String,
+        /// The reason.
+        error: CloudInitError,
+    },
+    /// The VM has data for cloud-init, and boots in a way in which they do not get to it.
+    #[error(
+        "VM `{vm}` has `cloud_init`, but {}",
+        if *is_native {
+            "boots natively, without Castra's agent, which brings the data"
+        } else {
+            "its image has a kernel of its own and no cloud-init"
+        }
+    )]
+    NoCloudInit {
+        /// The VM.
+        vm: String,
+        /// It boots from its disk's boot loader.
+        is_native: bool,
     },
     /// Another VM that was started here still runs, although its project is gone from here.
     #[error(
@@ -116,6 +140,8 @@ impl StartError {
             Self::Variable(_)
             | Self::ServicesUnseen { .. }
             | Self::NoKernel { .. }
+            | Self::CloudInit { .. }
+            | Self::NoCloudInit { .. }
             | Self::PlaceTaken { .. }
             | Self::AgentFailed { .. }
             | Self::ServicesTimedOut { .. } => None,
@@ -140,7 +166,8 @@ impl Explain for StartError {
     fn kind(&self) -> Kind {
         match self {
             Self::Variable(error) => error.kind(),
-            Self::NoKernel { .. } => Kind::Data,
+            Self::NoKernel { .. } | Self::NoCloudInit { .. } => Kind::Data,
+            Self::CloudInit { error, .. } => error.kind(),
             Self::PlaceTaken { .. } => Kind::Busy,
             Self::NotStarted { error, .. } => error.kind(),
             Self::ServicesUnseen { .. }
@@ -161,6 +188,14 @@ impl Explain for StartError {
             ),
             Self::NoKernel { .. } => "A disk with a boot loader for BIOS boots without Castra's \
                 agent: `boot_profile = \"native\"` in its [[vms]]."
+                .to_owned(),
+            Self::CloudInit { error, .. } => return error.hint(),
+            Self::NoCloudInit { is_native: true, .. } => "Remove `boot_profile = \"native\"`, or \
+                give the disk a seed of its own (a filesystem labelled CIDATA)."
+                .to_owned(),
+            Self::NoCloudInit { is_native: false, .. } => "Choose an image with cloud-init, for \
+                instance `managed_image = \"debian-13\"`; `castra image list --available` shows \
+                them. Or remove `cloud_init`."
                 .to_owned(),
             Self::PlaceTaken { vm, predecessor } => way_past(predecessor.as_ref(), vm),
             Self::NotStarted { .. } => return self.advice(),

@@ -11,7 +11,7 @@ use std::thread::{self, ScopedJoinHandle};
 
 use super::agent::{self, AgentFault};
 use crate::config::PortForward;
-use crate::guest::{NetworkFault, NetworkReport};
+use crate::guest::{CloudInitState, NetworkFault, NetworkReport};
 use crate::host::{millis, unix_time_ms};
 use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
@@ -81,6 +81,8 @@ pub struct VmStatus {
     pub agent_fault: Option<AgentFault>,
     /// Fault of its network, if its guest was asked ([`status_of_guests`]) and reports one.
     pub network_fault: Option<NetworkFault>,
+    /// State of its cloud-init, if its guest was asked and was given data for it.
+    pub cloud_init: Option<CloudInitState>,
     /// Milliseconds by which its clock is ahead of this machine's, if its guest was asked and
     /// reports its time.
     pub clock_ahead_ms: Option<i64>,
@@ -139,6 +141,7 @@ fn with_answer(mut status: VmStatus, record: &Record, layout: &ProjectLayout) ->
                 status.network_fault = Some(fault);
             }
             status.clock_ahead_ms = Some(inspection.clock_ahead_ms);
+            status.cloud_init = inspection.condition.cloud_init;
         }
     }
     status
@@ -242,6 +245,7 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         copy_of: if state == VmState::Copied { copy_of(record, layout) } else { None },
         agent_fault: None,
         network_fault: None,
+        cloud_init: None,
         clock_ahead_ms: None,
         full_disk: (state == VmState::DiskFull).then(|| FullDisk::of(&record.overlay_path(layout))),
     }

@@ -11,7 +11,7 @@ use crate::vm::project::ProjectRef;
 use crate::vm::record::{BaseKind, BootRecord, Record};
 
 use super::pair::{NoKernel, Pair};
-use super::{Boots, Kernel};
+use super::{Boots, Kernel, OwnSeed};
 
 /// What a VM boots, and what else it could.
 #[derive(Debug)]
@@ -33,6 +33,7 @@ pub(in crate::vm) fn of_new_disk(
 ) -> Result<Choice, VmError> {
     let found = look(definition, image, base, context)?;
     let boots = found.or_else(|reason| without_kernel(definition, base, reason, context))?;
+    check_cloud_init(definition, &boots)?;
     Ok(Choice { boots, previous: None })
 }
 
@@ -47,6 +48,17 @@ pub(in crate::vm) fn of_disk(
     record: &Record,
     project: ProjectRef<'_>,
 ) -> Result<Choice, VmError> {
+    let choice = choose(definition, image, record, project)?;
+    check_cloud_init(definition, &choice.boots)?;
+    Ok(choice)
+}
+
+fn choose(
+    definition: &VmDefinition,
+    image: Option<&Image>,
+    record: &Record,
+    project: ProjectRef<'_>,
+) -> Result<Choice, VmError> {
     let (disk, context) = (&definition.overlay, project.context);
     let kept = || last_of(definition, image, record, project);
     match look(definition, image, disk, context)? {
@@ -56,7 +68,7 @@ pub(in crate::vm) fn of_disk(
                 _ => false,
             };
             let previous = if is_other { kept() } else { None };
-            let previous = previous.map(|pair| Boots::Kernel(Kernel::of_disk(pair)));
+            let previous = previous.map(|pair| own(pair, definition)).transpose()?;
             Ok(Choice { boots, previous })
         }
         Err(reason) => match kept() {
@@ -68,7 +80,7 @@ pub(in crate::vm) fn of_disk(
                     no usable kernel now: {reason}"
                 );
                 context.reporter.report(&Event::Warning { message });
-                Ok(Choice { boots: Boots::Kernel(Kernel::of_disk(pair)), previous: None })
+                Ok(Choice { boots: own(pair, definition)?, previous: None })
             }
             None => {
                 let boots = without_kernel(definition, disk, reason, context)?;
@@ -121,7 +133,9 @@ pub(in crate::vm) fn of_saved(
         None => Pair::read(&definition.overlay, definition, project.cancel())?
             .map_err(|reason| no_kernel(definition, &definition.overlay, reason))?,
     };
-    Ok(Boots::Kernel(Kernel::of_disk(pair)))
+    // The guest has read the data, which may be gone by now.
+    let seed = OwnSeed::of(definition).unwrap_or_default();
+    Ok(Boots::Kernel(Kernel::of_disk(pair, seed)))
 }
 
 /// Checks that the user's own disk exists, can be used and, unless its VM has a disk already, can
@@ -160,7 +174,25 @@ fn look(
         return Ok(Ok(Boots::Kernel(kernel)));
     }
     let pair = Pair::read(disk, definition, &context.cancel)?;
-    Ok(pair.map(|pair| Boots::Kernel(Kernel::of_disk(pair))))
+    Ok(match pair {
+        Ok(pair) => Ok(own(pair, definition)?),
+        Err(reason) => Err(reason),
+    })
+}
+
+/// Returns the kernel of a disk, with the data of the definition for cloud-init.
+fn own(pair: Pair, definition: &VmDefinition) -> Result<Boots, VmError> {
+    let seed = OwnSeed::of(definition)?;
+    Ok(Boots::Kernel(Kernel::of_disk(pair, seed)))
+}
+
+/// Checks that data for cloud-init get to it.
+fn check_cloud_init(definition: &VmDefinition, boots: &Boots) -> Result<(), StartError> {
+    if definition.cloud_init.is_none() || boots.seed_digest().is_some() {
+        return Ok(());
+    }
+    let vm = definition.name.clone();
+    Err(StartError::NoCloudInit { vm, is_native: matches!(boots, Boots::Native) })
 }
 
 fn of_image((spec, paths): &Image) -> Option<Kernel> {

@@ -26,6 +26,9 @@ const FOR_DISKS: [&str; 2] = ["rw", "net.ifnames=0"];
 /// as the rest of the boot takes. A disk whose own options name a source has one.
 const NO_CLOUD_INIT: &str = "cloud-init=disabled";
 const CLOUD_INIT_OPTIONS: [&str; 3] = ["cloud-init=", "ds=", "cloud-config-url="];
+/// Kernel option that names the seed of data source NoCloud: where the agent puts it. A path without
+/// its last slash would be the beginning of a file's name.
+const SEED: &str = "ds=nocloud;s=/run/castra/seed/";
 /// Kernel option that makes the serial port the console: the last one counts.
 const SERIAL_CONSOLE: &str = "console=ttyS0";
 
@@ -34,16 +37,19 @@ pub(super) fn of_image(line: &CommandLine) -> CommandLine {
     line.with(&FOR_EVERY_KERNEL).with(&[AGENT_FIRST])
 }
 
-/// Returns the command line of a disk's kernel.
-pub(super) fn of_disk(own: &CommandLine) -> CommandLine {
+/// Returns the command line of a disk's kernel, to which the VM has data for cloud-init or not.
+pub(super) fn of_disk(own: &CommandLine, has_seed: bool) -> CommandLine {
+    let is_of_cloud_init =
+        |word: &str| CLOUD_INIT_OPTIONS.iter().any(|option| word.starts_with(option));
+    let own = if has_seed { own.without(is_of_cloud_init) } else { own.clone() };
     let words = || own.as_str().split(' ');
     let mut consoles = words().filter_map(|word| word.strip_prefix("console="));
     let is_serial =
         consoles.next_back().is_some_and(|console| console.split(',').next() == Some("ttyS0"));
-    let is_of_cloud_init =
-        |word: &str| CLOUD_INIT_OPTIONS.iter().any(|option| word.starts_with(option));
     let mut line = own.with(&FOR_DISKS);
-    if !words().any(is_of_cloud_init) {
+    if has_seed {
+        line = line.with(&[SEED]);
+    } else if !words().any(is_of_cloud_init) {
         line = line.with(&[NO_CLOUD_INIT]);
     }
     if !is_serial {
@@ -62,7 +68,7 @@ pub(super) fn problem_of_disk(
     if !text.matches('"').count().is_multiple_of(2) {
         // What follows would be a part of the quoted value.
         Some("its command line has an open quotation mark")
-    } else if of_disk(line).as_str().len() + relays > MAX_BYTES {
+    } else if of_disk(line, true).as_str().len() + relays > MAX_BYTES {
         Some("its command line leaves no room for Castra's options")
     } else {
         None
@@ -93,16 +99,24 @@ mod tests {
             ("ro console=ttyS01", " console=ttyS0"),
         ] {
             let expected = format!("{own} rw net.ifnames=0 cloud-init=disabled{console} {castras}");
-            assert_eq!(of_disk(&line(own)).as_str(), expected);
+            assert_eq!(of_disk(&line(own), false).as_str(), expected);
         }
         for own in ["ro ds=nocloud;s=/seed/ console=ttyS0", "ro cloud-init=enabled console=ttyS0"] {
-            assert_eq!(of_disk(&line(own)).as_str(), format!("{own} rw net.ifnames=0 {castras}"));
+            assert_eq!(
+                of_disk(&line(own), false).as_str(),
+                format!("{own} rw net.ifnames=0 {castras}")
+            );
+            let seeded = of_disk(&line(own), true);
+            assert_eq!(
+                seeded.as_str(),
+                format!("ro console=ttyS0 rw net.ifnames=0 {SEED} {castras}")
+            );
         }
     }
 
     #[test]
     fn arguments_of_the_disks_init_stay_the_last() {
-        let of_init = of_disk(&line("ro -- single"));
+        let of_init = of_disk(&line("ro -- single"), false);
         assert!(of_init.as_str().ends_with(" rdinit=/castra/agent -- single"), "{of_init}");
         let with_relays = of_init.with_relays(&[castra_wire::Relay { port: 61_022, to: 80 }]);
         assert!(with_relays.as_str().ends_with("=61022:80 -- single"), "{with_relays}");

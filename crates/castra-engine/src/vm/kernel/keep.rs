@@ -17,12 +17,13 @@ use super::pair::Pair;
 const MAX_BYTES: u64 = 1 << 30;
 
 impl Pair {
-    /// Writes the files that QEMU reads, and keeps the pair: it may become the last one that came
-    /// up. Removes all others but `kept`.
+    /// Writes the files that QEMU reads, with the archive of a seed in the initramfs, and keeps the
+    /// pair: it may become the last one that came up. Removes all others but `kept`.
     pub(super) fn provide(
         &self,
         files: &VmLayout,
         kept: Option<&KernelRecord>,
+        seed: &[u8],
     ) -> Result<(), VmError> {
         let used: Vec<&str> =
             kept.into_iter().chain([&self.record]).flat_map(KernelRecord::digests).collect();
@@ -36,7 +37,7 @@ impl Pair {
         for (sha256, bytes) in self.record.digests().zip(parts) {
             write(&files.kernel(sha256), bytes)?;
         }
-        Ok(write_with_agent(&self.initramfs, &self.modules, &files.initramfs())?)
+        Ok(write_with_agent(&self.initramfs, &[&self.modules, seed], &files.initramfs())?)
     }
 
     /// Reads a pair that was kept; `None` if it is missing or damaged.
@@ -98,10 +99,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let files = ProjectLayout::unchecked(directory.path().to_owned()).vm("web");
         let (old, good, new) = (pair("1", "one"), pair("2", "two"), pair("3", "two"));
-        old.provide(&files, None).expect("written");
-        good.provide(&files, Some(&old.record)).expect("written");
+        old.provide(&files, None, &[]).expect("written");
+        good.provide(&files, Some(&old.record), &[]).expect("written");
         assert!(Pair::kept(&files, &old.record).is_some());
-        new.provide(&files, Some(&good.record)).expect("written");
+        new.provide(&files, Some(&good.record), &[]).expect("written");
         assert!(Pair::kept(&files, &old.record).is_none(), "not needed any more");
         let read = Pair::kept(&files, &good.record).expect("kept");
         assert_eq!((read.kernel, read.initramfs), (good.kernel.clone(), good.initramfs.clone()));
@@ -111,7 +112,7 @@ mod tests {
 
         fs::write(files.kernel(&good.record.kernel_sha256), "9").expect("spoilt");
         assert!(Pair::kept(&files, &good.record).is_none());
-        good.provide(&files, None).expect("written");
+        good.provide(&files, None, &[]).expect("written");
         assert!(Pair::kept(&files, &good.record).is_some(), "written again");
     }
 }

@@ -13,13 +13,15 @@ use std::path::PathBuf;
 
 use castra_wire::Relay;
 
+use crate::config::VmDefinition;
 use crate::files::write_atomically;
-use crate::guest::{append_agent, write_with_agent};
+use crate::guest::{Seed, TEMPLATE_HOSTNAME, append_agent, write_with_agent};
 use crate::layout::{TemplateLayout, VmLayout};
 use crate::qemu::{Boot, CommandLine};
 use crate::template::TemplateError;
 
-use super::error::VmError;
+use super::error::{StartError, VmError};
+use super::hostname::hostname;
 use super::record::KernelRecord;
 
 pub use choice::check_own_disk;
@@ -42,6 +44,26 @@ pub(super) struct Kernel {
     origin: Origin,
     /// Command line without the agent's relays.
     command_line: CommandLine,
+    /// Data for cloud-init on the disk.
+    seed: Option<OwnSeed>,
+}
+
+/// A seed with the host name of the VM that has it.
+#[derive(Debug)]
+struct OwnSeed {
+    seed: Seed,
+    hostname: String,
+}
+
+impl OwnSeed {
+    /// Reads the seed that the definition names.
+    fn of(definition: &VmDefinition) -> Result<Option<Self>, StartError> {
+        let Some(cloud_init) = &definition.cloud_init else { return Ok(None) };
+        let refused = |error| StartError::CloudInit { vm: definition.name.clone(), error };
+        let (user_data, network_config) = cloud_init.read().map_err(refused)?;
+        let seed = Seed::new(user_data, network_config);
+        Ok(Some(Self { seed, hostname: hostname(&definition.name) }))
+    }
 }
 
 #[derive(Debug)]
@@ -53,12 +75,18 @@ enum Origin {
 impl Kernel {
     fn of_image(kernel: PathBuf, initramfs: PathBuf, line: &CommandLine) -> Self {
         let command_line = command_line::of_image(line);
-        Self { origin: Origin::Image { kernel, initramfs }, command_line }
+        Self { origin: Origin::Image { kernel, initramfs }, command_line, seed: None }
     }
 
-    fn of_disk(pair: Pair) -> Self {
-        let command_line = command_line::of_disk(&pair.record.command_line);
-        Self { origin: Origin::Disk(Box::new(pair)), command_line }
+    fn of_disk(pair: Pair, seed: Option<OwnSeed>) -> Self {
+        let command_line = command_line::of_disk(&pair.record.command_line, seed.is_some());
+        Self { origin: Origin::Disk(Box::new(pair)), command_line, seed }
+    }
+
+    /// Returns the archive of the seed for a machine with this host name, or with its own.
+    fn seed_archive(&self, hostname: Option<&str>) -> Vec<u8> {
+        let archive = |own: &OwnSeed| own.seed.archive(hostname.unwrap_or(&own.hostname));
+        self.seed.as_ref().map(archive).unwrap_or_default()
     }
 }
 
@@ -73,6 +101,14 @@ impl Boots {
         match self {
             Self::Kernel(Kernel { origin: Origin::Disk(pair), .. }) => Some(&pair.record),
             Self::Kernel(Kernel { origin: Origin::Image { .. }, .. }) | Self::Native => None,
+        }
+    }
+
+    /// Returns the digest of the data for cloud-init, if there are any.
+    pub(super) fn seed_digest(&self) -> Option<String> {
+        match self {
+            Self::Kernel(Kernel { seed, .. }) => seed.as_ref().map(|own| own.seed.digest()),
+            Self::Native => None,
         }
     }
 
@@ -91,7 +127,9 @@ impl Boots {
             Self::Kernel(Kernel { origin: Origin::Image { initramfs, .. }, .. }) => {
                 Ok(append_agent(initramfs, &files.initramfs())?)
             }
-            Self::Kernel(Kernel { origin: Origin::Disk(pair), .. }) => pair.provide(files, kept),
+            Self::Kernel(kernel @ Kernel { origin: Origin::Disk(pair), .. }) => {
+                pair.provide(files, kept, &kernel.seed_archive(None))
+            }
         }
     }
 
@@ -105,8 +143,9 @@ impl Boots {
             Self::Kernel(Kernel { origin: Origin::Image { initramfs, .. }, .. }) => {
                 Ok(append_agent(initramfs, &work.initramfs())?)
             }
-            Self::Kernel(Kernel { origin: Origin::Disk(pair), .. }) => {
-                write_with_agent(&pair.initramfs, &pair.modules, &work.initramfs())?;
+            Self::Kernel(kernel @ Kernel { origin: Origin::Disk(pair), .. }) => {
+                let seed = kernel.seed_archive(Some(TEMPLATE_HOSTNAME));
+                write_with_agent(&pair.initramfs, &[&pair.modules, &seed], &work.initramfs())?;
                 let (path, action) = (work.kernel(), "write");
                 write_atomically(&path, &pair.kernel, 0o600).map_err(|source| TemplateError::File {
                     action,
@@ -119,7 +158,7 @@ impl Boots {
 
     /// Returns QEMU's part of it, with files of the VM.
     pub(super) fn of_qemu(&self, files: &VmLayout, relays: &[Relay]) -> Boot {
-        let Self::Kernel(Kernel { origin, command_line }) = self else { return Boot::Native };
+        let Self::Kernel(Kernel { origin, command_line, .. }) = self else { return Boot::Native };
         let kernel = match origin {
             Origin::Image { kernel, .. } => kernel.clone(),
             Origin::Disk(pair) => files.kernel(&pair.record.kernel_sha256),

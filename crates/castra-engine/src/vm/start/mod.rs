@@ -17,7 +17,7 @@ mod session;
 mod warm;
 mod watch;
 
-use crate::qemu::QemuBinary;
+use crate::qemu::{Network, QemuBinary};
 
 use super::disk::{check_recorded, confirm, ensure_base, ensure_vm_assets, look_at_own_disk};
 use super::error::{StartError, VmError};
@@ -121,6 +121,9 @@ fn is_warm_wanted(boots: &Boots, options: UpOptions) -> bool {
         "a cold boot was asked for"
     } else if !boots.has_agent() {
         "its guest has no agent"
+    } else if options.network == Network::Isolated && boots.seed_digest().is_some() {
+        // It runs the user's data, which had a network when the template was made.
+        "an isolated VM must be isolated from its first instruction"
     } else {
         return true;
     };

@@ -11,6 +11,7 @@ use crate::layout::SocketsLayout;
 use crate::qemu::MachineStatus;
 use crate::report::Event;
 use crate::vm::error::{StartError, VmError, VmIoError};
+use crate::vm::hostname::hostname;
 use crate::vm::monitor::disk_full;
 use crate::vm::record::{BootRecord, MissingModules};
 use crate::vm::timeline::{Phase, Stopwatch};
@@ -289,25 +290,6 @@ fn personality(
     })
 }
 
-/// Returns the VM's name as a host name (RFC 1123): labels of letters, digits and inner hyphens.
-fn hostname(vm: &str) -> String {
-    let label = |label: &str| label.replace('_', "-").trim_matches('-').to_owned();
-    let labels: Vec<String> = vm.split('.').map(label).filter(|label| !label.is_empty()).collect();
-    labels.join(".")
-}
-
 fn now_unix_ns() -> u64 {
     u64::try_from(unix_time().as_nanos()).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::hostname;
-
-    #[test]
-    fn every_vm_name_has_a_host_name() {
-        assert_eq!(hostname("web"), "web");
-        assert_eq!(hostname("db_1.prod-"), "db-1.prod");
-        assert_eq!(hostname("a..b_"), "a.b");
-    }
 }

@@ -11,7 +11,7 @@ use castra_wire::GuestMessage;
 use crate::files::Lock;
 use crate::layout::{CacheLayout, ROOTFS, TemplatesLayout};
 use crate::managed::{ImageManager, Manifest};
-use crate::qemu::{AcceleratorChoice, MachineSpec, Qcow2Header, QemuBinary};
+use crate::qemu::{AcceleratorChoice, MachineSpec, Network, Qcow2Header, QemuBinary};
 use crate::report::{Event, ImageLabel};
 use crate::sanitize::sanitize_text;
 use crate::template::{self, BakeRequest, Damage, Ingredients, OwnKernel, Template, TemplateError};
@@ -101,8 +101,9 @@ impl Warming<'_> {
             None => Ingredients::of_disk(&self.spec(), self.label()?, disk_bytes, self.binary),
         };
         let Some(kernel) = self.boots.record() else { return Some(ingredients) };
+        let seed = self.boots.seed_digest().map(|digest| format!("seed {digest}"));
         Some(ingredients.with_own_kernel(OwnKernel {
-            files: kernel.digests().map(str::to_owned).collect(),
+            files: kernel.digests().map(str::to_owned).chain(seed).collect(),
             content: self.base.record.content.clone(),
             backing_file: self.backing_file().into_os_string().into_string().ok()?,
         }))
@@ -129,6 +130,12 @@ impl Warming<'_> {
     fn spec(&self) -> MachineSpec {
         let files = &self.project.files(&self.vm());
         machine(self.plan, self.base.image.as_ref(), self.boots, files, self.choice, None)
+    }
+
+    /// Returns the network in which the template is made. The user's data for cloud-init may install
+    /// packages.
+    fn network_of_template(&self) -> Network {
+        if self.boots.seed_digest().is_some() { Network::Full } else { Network::Isolated }
     }
 
     fn template_in(
@@ -208,6 +215,7 @@ impl Warming<'_> {
             cache,
             context: self.project.context,
             is_alone: &|| lock.is_on(&path),
+            network: self.network_of_template(),
             limit: Limits::new(accelerator, self.plan.definition.cpus, self.limit).ready,
             on_message: &on_message,
             has_failed: &has_given_up,

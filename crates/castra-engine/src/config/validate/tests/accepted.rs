@@ -1,7 +1,8 @@
 //! Results of valid documents.
 
 use crate::config::{
-    BaseImageSource, BootProfile, ImageVersion, ManagedImageSelection, PortForward, defaults,
+    BaseImageSource, BootProfile, CloudInitText, ImageVersion, ManagedImageSelection, PortForward,
+    defaults,
 };
 use crate::files::Digest;
 use crate::managed::{ArtifactRole, ArtifactSource, Compression, ManagedDiskKind, TransformStep};
@@ -209,4 +210,25 @@ fn mirrors_are_base_urls() {
     let project = project(&format!("{}[images]\nmirrors = [\"https://m.example/x/\"]\n", vm("")));
     assert_eq!(project.mirrors, ["https://m.example/x"]);
     assert!(project.images.is_empty());
+}
+
+#[test]
+fn data_for_cloud_init() {
+    let vm = |value: &str| {
+        let text = "[[vms]]\nname = \"dev\"\nbase_image = \"a.qcow2\"\ncloud_init = ";
+        let project = project(&format!("{text}{value}\n"));
+        assert!(project.warnings.is_empty(), "{}", project.warnings);
+        project.vms[0].cloud_init.clone().expect("is there")
+    };
+    let inline = vm(r##"{ user_data = "#cloud-config\npackages: [git]\n" }"##);
+    assert_eq!(
+        (inline.user_data, inline.network_config),
+        (CloudInitText::Inline("#cloud-config\npackages: [git]\n".into()), None)
+    );
+    let files = vm(r#"{ user_data = "cloud/user.yaml", network_config = "net.yaml" }"#);
+    let paths = [Some(files.user_data), files.network_config].map(|text| match text {
+        Some(CloudInitText::File { path, root }) => path.strip_prefix(root).map(Path::to_owned),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(paths, [Ok("cloud/user.yaml".into()), Ok("net.yaml".into())]);
 }

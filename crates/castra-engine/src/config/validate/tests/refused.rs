@@ -586,3 +586,17 @@ fn refused_qemu_options() {
     documents.extend(cpus.iter().map(|cpu| vm(cpu)));
     assert_refusals("qemu_options", &documents);
 }
+
+#[test]
+fn refused_data_for_cloud_init() {
+    let values = [
+        r#""user-data.yaml""#,
+        "{}",
+        r#"{ user_data = "" }"#,
+        r#"{ user_data = 7 }"#,
+        r#"{ user_data = "data/" }"#,
+        r#"{ network_config = "net.yaml" }"#,
+    ];
+    let document = "[[vms]]\nname = \"dev\"\nbase_image = \"a.qcow2\"\ncloud_init = @";
+    assert_refusals("data_for_cloud_init", &each(document, &values));
+}
