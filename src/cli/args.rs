@@ -119,8 +119,8 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// Returns the exit code of a failure of the command. `exec` and `run` have one of their own for
-    /// what is no mistake of their user's, since the others may be the guest command's.
+    /// Returns the exit code of a failure of the command. `exec` and `run` have one of their own
+    /// for what is no mistake of their user's, since the others may be the guest command's.
     pub(super) fn code_of_failure(&self, kind: Kind) -> ExitCode {
         match (self, kind) {
             (Self::Exec(_) | Self::Run(_), Kind::HostNotCapable) => ExitCode::from(exit::UNREACHED),

@@ -16,8 +16,8 @@ const LEAST_DESCRIPTORS: u64 = 256;
 /// Failure that was the reason for a panic.
 static EXHAUSTED: OnceLock<(&'static str, i32)> = OnceLock::new();
 
-/// Raises the limit on open files if it is too low. With too few, commands would not only fail: they
-/// would take what they cannot open for missing.
+/// Raises the limit on open files if it is too low. With too few, commands would not only fail:
+/// they would take what they cannot open for missing.
 ///
 /// # Errors
 /// Returns [`CliError::FewDescriptors`] if this process may not raise it far enough.

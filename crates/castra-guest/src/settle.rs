@@ -22,8 +22,8 @@ const PRINTK: &str = "sys/kernel/printk";
 const WARNINGS: &str = "5";
 
 /// ACPI event of QEMU's `vmgenid` device (`ACPI_VMGENID_CHANGE_STATUS` in its sources): the VM is a
-/// copy. The file takes lines, `mask` and `unmask` (`Documentation/ABI/testing/sysfs-firmware-acpi`), and
-/// an event that comes while it is masked is handled once it is not any more.
+/// copy. The file takes lines (`Documentation/ABI/testing/sysfs-firmware-acpi`), and an event that
+/// comes while it is masked is handled once it is not any more.
 const GENERATION_EVENT: &str = "firmware/acpi/interrupts/gpe05";
 
 /// Arguments of first commands: the shell by itself, and as a login shell with its profile.

@@ -67,8 +67,7 @@ pub(in super::super) struct VmView {
     agent_fault: Option<AgentFault>,
     /// Fault of the guest's network, if the guest reports one. Only `status` asks for it.
     network_fault: Option<NetworkFault>,
-    /// State of cloud-init, if the VM has `cloud_init` and its guest answers. Only `status` asks for
-    /// it.
+    /// State of cloud-init, if the VM has `cloud_init` and its guest answers. Only `status` asks.
     cloud_init: Option<CloudInit>,
     /// Milliseconds by which the guest's clock is ahead of this machine's, if the guest reports its
     /// time. Only `status` asks for it.

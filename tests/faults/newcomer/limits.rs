@@ -59,8 +59,8 @@ fn threads_that_cannot_be_started_are_no_defect() {
         return;
     }
     // Root has no such limit, and any other user may have processes already.
-    let script = "exec setpriv --reuid 61234 --clear-groups prlimit --nproc=0 env HOME=/nonexistent \
-        XDG_CACHE_HOME=/nonexistent \"$0\" \"$@\"";
+    let script = "exec setpriv --reuid 61234 --clear-groups prlimit --nproc=0 \
+        env HOME=/nonexistent XDG_CACHE_HOME=/nonexistent \"$0\" \"$@\"";
     let stderr = run_below(&fake, script, &["--offline", "doctor"])
         .code(78)
         .says("cannot start another thread")

@@ -61,8 +61,8 @@ pub struct BakeRequest<'a> {
     pub context: &'a RuntimeContext,
     /// Returns `true` while the lock still excludes others: it is removed with the cache.
     pub is_alone: &'a dyn Fn() -> bool,
-    /// Network that the guest can reach. Baking needs none, and an isolated VM must be isolated from
-    /// its first instruction, which the template runs.
+    /// Network that the guest can reach. Baking needs none, and an isolated VM must be isolated
+    /// from its first instruction, which the template runs.
     pub network: Network,
     /// Time limit for the guest to come to rest.
     pub limit: Duration,

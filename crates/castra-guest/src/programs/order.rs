@@ -1,5 +1,5 @@
-//! What a process becomes, in the form that the kernel takes: made before there is a process, which
-//! can neither allocate nor lock until it executes its program.
+//! Orders to processes, in the form that the kernel takes: made before there is a process, which can
+//! neither allocate nor lock until it executes its program.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::io;
@@ -112,8 +112,8 @@ fn is_executable(file: &CStr) -> bool {
     })
 }
 
-/// Signals that the agent, or Rust's runtime in it, handles or ignores. Executing a program makes the
-/// former its own again, but until then a signal must not run a handler.
+/// Signals that the agent, or Rust's runtime in it, handles or ignores. Executing a program makes
+/// the former its own again, but until then a signal must not run a handler.
 pub(super) const CHANGED_SIGNALS: [c_int; 5] =
     [libc::SIGPIPE, libc::SIGTERM, libc::SIGHUP, libc::SIGSEGV, libc::SIGBUS];
 

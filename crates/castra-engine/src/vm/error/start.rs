@@ -52,7 +52,7 @@ pub enum StartError {
     NoCloudInit {
         /// The VM.
         vm: String,
-        /// It boots from its disk's boot loader.
+        /// `true` if it boots from its disk's boot loader.
         is_native: bool,
     },
     /// Another VM that was started here still runs, although its project is gone from here.

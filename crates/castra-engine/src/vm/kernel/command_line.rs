@@ -26,8 +26,8 @@ const FOR_DISKS: [&str; 2] = ["rw", "net.ifnames=0"];
 /// as the rest of the boot takes. A disk whose own options name a source has one.
 const NO_CLOUD_INIT: &str = "cloud-init=disabled";
 const CLOUD_INIT_OPTIONS: [&str; 3] = ["cloud-init=", "ds=", "cloud-config-url="];
-/// Kernel option that names the seed of data source NoCloud: where the agent puts it. A path without
-/// its last slash would be the beginning of a file's name.
+/// Kernel option that names the seed of data source NoCloud: where the agent puts it. A path
+/// without its last slash would be the beginning of a file's name.
 const SEED: &str = "ds=nocloud;s=/run/castra/seed/";
 /// Kernel option that makes the serial port the console: the last one counts.
 const SERIAL_CONSOLE: &str = "console=ttyS0";

@@ -132,8 +132,8 @@ impl Warming<'_> {
         machine(self.plan, self.base.image.as_ref(), self.boots, files, self.choice, None)
     }
 
-    /// Returns the network in which the template is made. The user's data for cloud-init may install
-    /// packages.
+    /// Returns the network in which the template is made. The user's data for cloud-init may
+    /// install packages.
     fn network_of_template(&self) -> Network {
         if self.boots.seed_digest().is_some() { Network::Full } else { Network::Isolated }
     }
