@@ -1,11 +1,11 @@
 //! Data for cloud-init: texts in the configuration, or files of its project.
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Explain, Kind, kind_of_io};
-use crate::files::open_regular;
+use crate::files::read_regular;
 
 /// Largest text, in bytes: much more than any cloud takes (16 KiB on some).
 const MAX_BYTES: u64 = 1 << 20;
@@ -80,8 +80,10 @@ impl Explain for CloudInitError {
             Self::Read { .. } => "`cloud_init` in the VM's [[vms]] names it, relative to \
                 castra.toml. A text with line breaks would be the data itself."
                 .to_owned(),
-            Self::Outside { path } => {
-                format!("The guest would see it. Copy it into the project: cp {} .", path.display())
+            Self::Outside { .. } => {
+                "The guest would see it. If it is to, replace the link, or name \
+                a copy in the project's directory."
+                    .to_owned()
             }
             Self::TooLarge { .. } => "Have the user data fetch what is large.".to_owned(),
             Self::UnknownFormat => "Its first line is `#cloud-config`, `#!/bin/sh` or another of \
@@ -121,13 +123,8 @@ fn read_inside(path: &Path, root: &Path) -> Result<Vec<u8>, CloudInitError> {
     if !real.starts_with(fs::canonicalize(root).map_err(reading)?) {
         return Err(CloudInitError::Outside { path: path.to_owned() });
     }
-    let mut bytes = Vec::new();
-    let file = open_regular(&real).map_err(reading)?;
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(reading)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(CloudInitError::TooLarge { path: path.to_owned() });
-    }
-    Ok(bytes)
+    let bytes = read_regular(&real, MAX_BYTES).map_err(reading)?;
+    bytes.ok_or_else(|| CloudInitError::TooLarge { path: path.to_owned() })
 }
 
 #[cfg(test)]

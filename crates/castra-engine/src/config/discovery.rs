@@ -1,7 +1,6 @@
 //! Finds the `castra.toml` of a command, or falls back to the default project if there is none.
 
 use std::fs::{self, Metadata};
-use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use super::error::ConfigError;
 use super::project::{BaseImageSource, ManagedImageSelection, ProjectConfig, VmDefinition};
 use super::validate::name::project_name_of;
 use super::validate::{self, Surroundings};
-use crate::files::{normalise, open_regular};
+use crate::files::{normalise, read_regular};
 use crate::layout::{CONFIG_FILE, LOCK_FILE, STATE_DIRECTORY};
 use crate::managed::{LockFile, ManagedImageSpec};
 use crate::trusted::is_absence;
@@ -264,12 +263,8 @@ fn has_own_state(directory: &Path) -> bool {
 pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::unreadable(path, source);
     // Since it was examined, the file may have become a FIFO, which would block.
-    let file = open_regular(path).map_err(unreadable)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(ConfigError::TooLarge { path: path.to_owned() });
-    }
+    let bytes = read_regular(path, MAX_BYTES).map_err(unreadable)?;
+    let bytes = bytes.ok_or_else(|| ConfigError::TooLarge { path: path.to_owned() })?;
     String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line_start =

@@ -39,7 +39,7 @@ pub use lock::{Lock, LockError};
 pub(crate) use open::{
     create_new, is_trusted, open, open_followed, open_if_there, open_or_create, open_own_or_create,
 };
-pub use open::{create_private, open_regular};
+pub use open::{create_private, open_regular, read_regular};
 pub(crate) use publish::{READ_ONLY, Shared, publish, publish_locked, share};
 pub(crate) use space::is_shared;
 pub use space::{OVERLAY_BYTES, Peak, require_space};

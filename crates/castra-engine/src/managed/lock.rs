@@ -6,7 +6,7 @@
 //! it, since disks of existing VMs are based on them.
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use super::catalog::Distribution;
 use super::check::{self, SpecProblem};
 use super::spec::{ManagedArtifactSpec, ManagedImageSpec};
 use crate::error::{Explain, Kind, SharedIoError, kind_of_io};
-use crate::files::{Digest, open_regular, write_atomically};
+use crate::files::{Digest, read_regular, write_atomically};
 use crate::similar::closest;
 use crate::trusted::is_absence;
 
@@ -301,13 +301,9 @@ fn first(image: &ManagedImageSpec) -> Option<&ManagedArtifactSpec> {
 
 /// Reads the text of a file; `None` if it is too large.
 fn read_text(path: &Path) -> io::Result<Option<String>> {
-    let mut bytes = Vec::new();
-    open_regular(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Ok(None);
-    }
     // A byte that is not UTF-8 is a mistake of the text like any other.
-    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(read_regular(path, MAX_BYTES)?.map(text))
 }
 
 impl LockFileProblem {
