@@ -173,11 +173,10 @@ fn look(
     if let Some(kernel) = image.and_then(of_image) {
         return Ok(Ok(Boots::Kernel(kernel)));
     }
-    let pair = Pair::read(disk, definition, &context.cancel)?;
-    Ok(match pair {
-        Ok(pair) => Ok(own(pair, definition)?),
-        Err(reason) => Err(reason),
-    })
+    match Pair::read(disk, definition, &context.cancel)? {
+        Ok(pair) => own(pair, definition).map(Ok),
+        Err(reason) => Ok(Err(reason)),
+    }
 }
 
 /// Returns the kernel of a disk, with the data of the definition for cloud-init.
@@ -188,7 +187,7 @@ fn own(pair: Pair, definition: &VmDefinition) -> Result<Boots, VmError> {
 
 /// Checks that data for cloud-init get to it.
 fn check_cloud_init(definition: &VmDefinition, boots: &Boots) -> Result<(), StartError> {
-    if definition.cloud_init.is_none() || boots.seed_digest().is_some() {
+    if definition.cloud_init.is_none() || boots.seed().is_some() {
         return Ok(());
     }
     let vm = definition.name.clone();

@@ -44,8 +44,6 @@ pub(super) struct Kernel {
     origin: Origin,
     /// Command line without the agent's relays.
     command_line: CommandLine,
-    /// Data for cloud-init on the disk.
-    seed: Option<OwnSeed>,
 }
 
 /// A seed with the host name of the VM that has it.
@@ -68,25 +66,26 @@ impl OwnSeed {
 
 #[derive(Debug)]
 enum Origin {
-    Image { kernel: PathBuf, initramfs: PathBuf },
-    Disk(Box<Pair>),
+    Image {
+        kernel: PathBuf,
+        initramfs: PathBuf,
+    },
+    /// A disk, with data for its cloud-init.
+    Disk {
+        pair: Box<Pair>,
+        seed: Option<OwnSeed>,
+    },
 }
 
 impl Kernel {
     fn of_image(kernel: PathBuf, initramfs: PathBuf, line: &CommandLine) -> Self {
         let command_line = command_line::of_image(line);
-        Self { origin: Origin::Image { kernel, initramfs }, command_line, seed: None }
+        Self { origin: Origin::Image { kernel, initramfs }, command_line }
     }
 
     fn of_disk(pair: Pair, seed: Option<OwnSeed>) -> Self {
         let command_line = command_line::of_disk(&pair.record.command_line, seed.is_some());
-        Self { origin: Origin::Disk(Box::new(pair)), command_line, seed }
-    }
-
-    /// Returns the archive of the seed for a machine with this host name, or with its own.
-    fn seed_archive(&self, hostname: Option<&str>) -> Vec<u8> {
-        let archive = |own: &OwnSeed| own.seed.archive(hostname.unwrap_or(&own.hostname));
-        self.seed.as_ref().map(archive).unwrap_or_default()
+        Self { origin: Origin::Disk { pair: Box::new(pair), seed }, command_line }
     }
 }
 
@@ -99,16 +98,18 @@ impl Boots {
     /// Returns the kernel that was read from a disk, if it is one.
     pub(super) fn record(&self) -> Option<&KernelRecord> {
         match self {
-            Self::Kernel(Kernel { origin: Origin::Disk(pair), .. }) => Some(&pair.record),
+            Self::Kernel(Kernel { origin: Origin::Disk { pair, .. }, .. }) => Some(&pair.record),
             Self::Kernel(Kernel { origin: Origin::Image { .. }, .. }) | Self::Native => None,
         }
     }
 
-    /// Returns the digest of the data for cloud-init, if there are any.
-    pub(super) fn seed_digest(&self) -> Option<String> {
+    /// Returns the data for cloud-init, if there are any.
+    pub(super) fn seed(&self) -> Option<&Seed> {
         match self {
-            Self::Kernel(Kernel { seed, .. }) => seed.as_ref().map(|own| own.seed.digest()),
-            Self::Native => None,
+            Self::Kernel(Kernel { origin: Origin::Disk { seed, .. }, .. }) => {
+                seed.as_ref().map(|own| &own.seed)
+            }
+            Self::Kernel(Kernel { origin: Origin::Image { .. }, .. }) | Self::Native => None,
         }
     }
 
@@ -127,8 +128,9 @@ impl Boots {
             Self::Kernel(Kernel { origin: Origin::Image { initramfs, .. }, .. }) => {
                 Ok(append_agent(initramfs, &files.initramfs())?)
             }
-            Self::Kernel(kernel @ Kernel { origin: Origin::Disk(pair), .. }) => {
-                pair.provide(files, kept, &kernel.seed_archive(None))
+            Self::Kernel(Kernel { origin: Origin::Disk { pair, seed }, .. }) => {
+                let archive = seed.as_ref().map(|own| own.seed.archive(&own.hostname));
+                pair.provide(files, kept, &archive.unwrap_or_default())
             }
         }
     }
@@ -143,9 +145,10 @@ impl Boots {
             Self::Kernel(Kernel { origin: Origin::Image { initramfs, .. }, .. }) => {
                 Ok(append_agent(initramfs, &work.initramfs())?)
             }
-            Self::Kernel(kernel @ Kernel { origin: Origin::Disk(pair), .. }) => {
-                let seed = kernel.seed_archive(Some(TEMPLATE_HOSTNAME));
-                write_with_agent(&pair.initramfs, &[&pair.modules, &seed], &work.initramfs())?;
+            Self::Kernel(Kernel { origin: Origin::Disk { pair, .. }, .. }) => {
+                let archive = self.seed().map(|seed| seed.archive(TEMPLATE_HOSTNAME));
+                let archives = [&pair.modules[..], &archive.unwrap_or_default()];
+                write_with_agent(&pair.initramfs, &archives, &work.initramfs())?;
                 let (path, action) = (work.kernel(), "write");
                 write_atomically(&path, &pair.kernel, 0o600).map_err(|source| TemplateError::File {
                     action,
@@ -158,10 +161,10 @@ impl Boots {
 
     /// Returns QEMU's part of it, with files of the VM.
     pub(super) fn of_qemu(&self, files: &VmLayout, relays: &[Relay]) -> Boot {
-        let Self::Kernel(Kernel { origin, command_line, .. }) = self else { return Boot::Native };
+        let Self::Kernel(Kernel { origin, command_line }) = self else { return Boot::Native };
         let kernel = match origin {
             Origin::Image { kernel, .. } => kernel.clone(),
-            Origin::Disk(pair) => files.kernel(&pair.record.kernel_sha256),
+            Origin::Disk { pair, .. } => files.kernel(&pair.record.kernel_sha256),
         };
         let command_line = command_line.with_relays(relays);
         Boot::Kernel { kernel, initramfs: files.initramfs(), command_line }

@@ -121,7 +121,7 @@ fn is_warm_wanted(boots: &Boots, options: UpOptions) -> bool {
         "a cold boot was asked for"
     } else if !boots.has_agent() {
         "its guest has no agent"
-    } else if options.network == Network::Isolated && boots.seed_digest().is_some() {
+    } else if options.network == Network::Isolated && boots.seed().is_some() {
         // It runs the user's data, which had a network when the template was made.
         "an isolated VM must be isolated from its first instruction"
     } else {

@@ -101,7 +101,7 @@ impl Warming<'_> {
             None => Ingredients::of_disk(&self.spec(), self.label()?, disk_bytes, self.binary),
         };
         let Some(kernel) = self.boots.record() else { return Some(ingredients) };
-        let seed = self.boots.seed_digest().map(|digest| format!("seed {digest}"));
+        let seed = self.boots.seed().map(|seed| format!("seed {}", seed.digest()));
         Some(ingredients.with_own_kernel(OwnKernel {
             files: kernel.digests().map(str::to_owned).chain(seed).collect(),
             content: self.base.record.content.clone(),
@@ -135,7 +135,7 @@ impl Warming<'_> {
     /// Returns the network in which the template is made. The user's data for cloud-init may
     /// install packages.
     fn network_of_template(&self) -> Network {
-        if self.boots.seed_digest().is_some() { Network::Full } else { Network::Isolated }
+        if self.boots.seed().is_some() { Network::Full } else { Network::Isolated }
     }
 
     fn template_in(
