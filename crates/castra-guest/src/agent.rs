@@ -107,7 +107,6 @@ async fn follow_the_boot(
     events: EventSender,
 ) {
     let mut seed = Seed::read();
-    let has_seed = !seed.is_empty();
     seed.place_early();
     let on_mounted = || events.reached(Milestone::RootMounted);
     if let Err(error) = root::enter(&kernel_fs, initramfs, || seed.place_early(), on_mounted).await
@@ -125,7 +124,7 @@ async fn follow_the_boot(
     tokio::spawn(serve_ssh(server, events.clone()));
     tokio::spawn(grow::keep_size(Arc::clone(&kernel_fs), events.clone()));
     if is_systemd {
-        systemd::follow(&events, has_seed).await;
+        systemd::follow(&events).await;
     } else {
         events.reached(Milestone::Usable);
         services::wait_until_up(&kernel_fs).await;
@@ -147,10 +146,8 @@ fn prepare_services(is_systemd: bool, mut seed: Seed, events: &EventSender) {
         events.failed(AgentTask::Network, format!("DNS: {error}"));
     }
     let Some(run) = run else { return };
-    if !seed.is_empty() {
-        // The initramfs has not mounted it.
-        seed.place(run);
-    }
+    // If the initramfs has not mounted it.
+    seed.place(run);
     if let Err(error) = run_directory::prepare_network_manager(run) {
         events.failed(AgentTask::Network, format!("NetworkManager: {error}"));
     }

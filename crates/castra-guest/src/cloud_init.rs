@@ -5,18 +5,21 @@
 //! mounted, and no disk has them.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use castra_wire::CloudInitState;
 use serde_json::Value;
 
+use crate::log::log;
+
 /// Directory of the data in the initramfs.
 const SEED: &str = "/castra/seed";
 /// Directory below `/run` where the kernel's command line has cloud-init look for them.
 const PLACE: &str = "castra/seed";
+const RUN: &str = "/run";
 
 /// Program without which nothing reads the data.
 const PROGRAM: &str = "/usr/bin/cloud-init";
@@ -44,22 +47,20 @@ impl Seed {
         Self(entries.filter_map(read).collect())
     }
 
-    /// Returns `true` if there is nothing left to copy.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Copies the data into the initramfs's `/run`, once that is mounted.
     pub(crate) fn place_early(&mut self) {
-        if !self.is_empty() && is_mounted(Path::new("/run")) {
-            self.place(Path::new("/run"));
+        if is_mounted(Path::new(RUN)) {
+            self.place(Path::new(RUN));
         }
     }
 
-    /// Copies the data below this directory, for root alone.
+    /// Copies the data below this directory, for root alone, unless that is done.
     pub(crate) fn place(&mut self, run: &Path) {
+        if self.0.is_empty() {
+            return;
+        }
         if let Err(error) = write_below(&run.join(PLACE), &self.0) {
-            crate::log::log(format!("cannot bring cloud-init its data: {error}"));
+            log(format!("cannot bring cloud-init its data: {error}"));
         }
         self.0.clear();
     }
@@ -81,23 +82,33 @@ fn write_below(directory: &Path, files: &[(OsString, Vec<u8>)]) -> io::Result<()
 }
 
 /// Returns a sentence for the user if the system has no cloud-init to read the data.
-pub(crate) fn missing() -> Option<String> {
+fn missing() -> Option<String> {
     let is_missing = !Path::new(PROGRAM).exists();
     is_missing.then(|| "cloud-init is not installed, so `cloud_init` has no effect".to_owned())
 }
 
+/// Returns `true` if the VM has data for cloud-init.
+fn has_data() -> bool {
+    Path::new(RUN).join(PLACE).is_dir()
+}
+
+/// Returns `true` until cloud-init has applied its data.
+pub(crate) fn is_awaited() -> bool {
+    has_data() && !has_finished()
+}
+
 /// Returns `true` once cloud-init has done all that it does in a boot, or if it does nothing.
-pub(crate) fn has_finished() -> bool {
+fn has_finished() -> bool {
     [RESULT, DISABLED].iter().any(|path| Path::new(path).exists()) || missing().is_some()
 }
 
 /// Returns what cloud-init says of its work; `None` if the VM has no data for it.
 pub(crate) fn state() -> Option<CloudInitState> {
-    if !Path::new("/run").join(PLACE).is_dir() {
+    if !has_data() {
         return None;
     }
-    let result = fs::File::open(RESULT)
-        .and_then(|file| io::read_to_string(io::Read::take(file, MAX_RESULT_BYTES)));
+    let result =
+        File::open(RESULT).and_then(|file| io::read_to_string(file.take(MAX_RESULT_BYTES)));
     let errors = result.ok().map(|text| errors_in(&text)).or_else(|| missing().map(|it| vec![it]));
     Some(CloudInitState { is_done: has_finished(), errors: errors.unwrap_or_default() })
 }
@@ -109,10 +120,8 @@ fn errors_in(result: &str) -> Vec<String> {
         Err(error) => return vec![format!("{RESULT} is unreadable: {error}")],
     };
     let errors = result["v1"]["errors"].as_array().into_iter().flatten();
-    let short = |error: &Value| match error {
-        Value::String(text) => text.chars().take(MAX_ERROR_CHARS).collect(),
-        other => other.to_string().chars().take(MAX_ERROR_CHARS).collect(),
-    };
+    let text = |error: &Value| error.as_str().map_or_else(|| error.to_string(), str::to_owned);
+    let short = |error| text(error).chars().take(MAX_ERROR_CHARS).collect();
     errors.take(MAX_ERRORS).map(short).collect()
 }
 
@@ -130,14 +139,14 @@ mod tests {
         fs::write(from.join("user-data"), "#cloud-config\n").expect("writes");
         fs::write(from.join("meta-data"), "instance-id: a\n").expect("writes");
         let mut seed = Seed::read_from(&from);
-        assert!(!seed.is_empty());
+        assert_eq!(seed.0.len(), 2);
         seed.place(&run);
-        assert!(seed.is_empty());
+        assert!(seed.0.is_empty());
         let mode = |path: &Path| fs::metadata(path).expect("is there").permissions().mode() & 0o777;
         let placed = run.join(PLACE);
         assert_eq!((mode(&placed), mode(&placed.join("user-data"))), (0o700, 0o600));
         assert_eq!(fs::read(placed.join("user-data")).expect("reads"), b"#cloud-config\n");
-        assert!(Seed::read_from(&directory.join("none")).is_empty());
+        assert!(Seed::read_from(&directory.join("none")).0.is_empty());
         fs::remove_dir_all(&directory).expect("tidies up");
     }
 

@@ -48,7 +48,7 @@ pub(crate) fn is_init(kernel_fs: &KernelFs) -> bool {
 /// Reports when commands can run. Ends once the services are up and, if it has data of the user's,
 /// cloud-init is done: it ends after the default target, and after its own failure there is no sign
 /// of it but that systemd has nothing left to do.
-pub(crate) async fn follow(events: &EventSender, has_cloud_init: bool) {
+pub(crate) async fn follow(events: &EventSender) {
     let start = Instant::now();
     let (mut is_usable, mut is_in_maintenance) = (false, false);
     loop {
@@ -71,7 +71,7 @@ pub(crate) async fn follow(events: &EventSender, has_cloud_init: bool) {
             }
             events.reached(Milestone::Usable);
         }
-        let is_waiting = has_cloud_init && !look.has_finished && !cloud_init::has_finished();
+        let is_waiting = !look.has_finished && cloud_init::is_awaited();
         if look.is_up && !is_waiting {
             return;
         }

@@ -183,8 +183,22 @@ fn number(text: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use rustix::process::{getegid, geteuid};
+
     use super::*;
+
+    /// Returns the user who runs the tests, with this shell.
+    pub(crate) fn own_user(shell: &str) -> Arc<User> {
+        Arc::new(User {
+            name: "user".into(),
+            uid: geteuid(),
+            gid: getegid(),
+            groups: rustix::process::getgroups().expect("has groups"),
+            home: "/".into(),
+            shell: shell.into(),
+        })
+    }
 
     const USERS: &str = "root:x:0:0:root:/root:/bin/ash\n\
                           broken:x:zero:0::/:\n\

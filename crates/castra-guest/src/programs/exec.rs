@@ -396,20 +396,12 @@ fn name_of(number: i32) -> String {
 mod tests {
     use std::io::Read as _;
 
-    use rustix::process::{getegid, geteuid};
-
     use super::*;
     use crate::programs::spare;
+    use crate::users::tests::own_user;
 
     fn user() -> Arc<User> {
-        Arc::new(User {
-            name: "user".into(),
-            uid: geteuid(),
-            gid: getegid(),
-            groups: rustix::process::getgroups().expect("has groups"),
-            home: "/".into(),
-            shell: "/bin/sh".into(),
-        })
+        own_user("/bin/sh")
     }
 
     /// Runs a command, and returns its end and its output.

@@ -202,19 +202,11 @@ mod tests {
     use std::os::unix::process::CommandExt as _;
     use std::process::{Command, Output};
 
-    use rustix::process::{getegid, geteuid};
-
     use super::*;
+    use crate::users::tests::own_user;
 
     fn run(shell: &str, arguments: &[&[u8]]) -> Output {
-        let user = User {
-            name: "user".into(),
-            uid: geteuid(),
-            gid: getegid(),
-            groups: Vec::new(),
-            home: "/".into(),
-            shell: shell.into(),
-        };
+        let user = own_user(shell);
         let arguments =
             arguments.iter().map(|argument| OsString::from_vec(argument.to_vec())).collect();
         let (program, environment) = (Program::Arguments(arguments), environment_of(&user));

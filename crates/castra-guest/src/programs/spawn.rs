@@ -241,25 +241,15 @@ mod tests {
     use std::ffi::OsStr;
     use std::fs::File;
     use std::io::Read as _;
-    use std::sync::Arc;
-
-    use rustix::process::{getegid, geteuid};
 
     use super::*;
     use crate::programs::order::CHANGED_SIGNALS;
     use crate::programs::program::{Environment, Invocation};
-    use crate::users::User;
+    use crate::users::tests::own_user;
 
     /// Runs a program of this user's, and returns its end and its stdout.
     fn run(file: &str, arguments: &[&str]) -> io::Result<(Ended, String)> {
-        let user = Arc::new(User {
-            name: "user".into(),
-            uid: geteuid(),
-            gid: getegid(),
-            groups: vec![getegid()],
-            home: "/".into(),
-            shell: "/bin/sh".into(),
-        });
+        let user = own_user("/bin/sh");
         let environment = Environment::from([("NAME".into(), "a value".into())]);
         let arguments = arguments.iter().map(|word| OsStr::new(word).into()).collect();
         let files = vec![file.into()];
