@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+
+use crate::listening::Listening;
 
 /// Interval at which a waiting connection checks for the server's end.
 const TICK: Duration = Duration::from_millis(10);
@@ -156,32 +158,30 @@ type Script = dyn Fn(&Request) -> Reply + Send + Sync;
 
 /// The server. Ends, with all its threads, when dropped.
 pub struct Server {
-    address: String,
     shared: Arc<Shared>,
-    thread: Option<thread::JoinHandle<()>>,
+    listening: Listening,
 }
 
 struct Shared {
     script: Box<Script>,
     log: Mutex<Vec<(Request, u64)>>,
-    over: AtomicBool,
+    over: Arc<AtomicBool>,
 }
 
 impl Server {
     /// Starts a server that answers as the script says.
     pub fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
-        let address = listener.local_addr().expect("an address").to_string();
-        let (log, over) = (Mutex::default(), AtomicBool::new(false));
+        let (log, over) = (Mutex::default(), Arc::default());
         let shared = Arc::new(Shared { script: Box::new(script), log, over });
-        let for_thread = shared.clone();
-        let thread = thread::spawn(move || accept(&listener, &for_thread));
-        Self { address, shared, thread: Some(thread) }
+        let for_threads = shared.clone();
+        let serve = move |stream| serve(stream, &for_threads);
+        let listening = Listening::start(shared.over.clone(), serve);
+        Self { shared, listening }
     }
 
     /// Returns the address of a path on this server.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("http://{}{path}", self.listening.address)
     }
 
     /// Returns the requests so far, in their order.
@@ -203,34 +203,6 @@ impl Server {
     /// Returns the number of bytes of bodies that were sent.
     pub fn bytes_sent(&self) -> u64 {
         self.shared.log.lock().expect("not poisoned").iter().map(|(_, bytes)| bytes).sum()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::Relaxed);
-        // Wakes the thread that accepts.
-        let _ = TcpStream::connect(&self.address);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    let mut connections = Vec::new();
-    for stream in listener.incoming() {
-        if shared.over.load(Ordering::Relaxed) {
-            break;
-        }
-        if let Ok(stream) = stream {
-            let shared = shared.clone();
-            // A client that disconnects is part of many tests.
-            connections.push(thread::spawn(move || drop(serve(stream, &shared))));
-        }
-    }
-    for connection in connections {
-        let _ = connection.join();
     }
 }
 

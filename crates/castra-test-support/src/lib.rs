@@ -9,6 +9,7 @@ mod ended;
 mod fake;
 pub mod help;
 pub mod http;
+mod listening;
 pub mod modules;
 mod mutate;
 pub mod namespace;

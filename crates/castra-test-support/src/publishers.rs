@@ -4,16 +4,15 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
+use crate::listening::Listening;
 use crate::tool;
 
 /// Time after which a silent client is given up.
@@ -21,17 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The servers. They end, with all their threads, when dropped.
 pub struct Publishers {
-    address: String,
     shared: Arc<Shared>,
     directory: tempfile::TempDir,
-    thread: Option<thread::JoinHandle<()>>,
+    listening: Listening,
 }
 
 struct Shared {
     tls: Arc<ServerConfig>,
     files: Mutex<BTreeMap<String, Vec<u8>>>,
     log: Mutex<Vec<String>>,
-    over: AtomicBool,
 }
 
 impl Publishers {
@@ -39,13 +36,10 @@ impl Publishers {
     pub fn start(hosts: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let tls = Arc::new(tls(&directory, hosts));
-        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
-        let address = listener.local_addr().expect("an address").to_string();
-        let (files, log, over) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { tls, files, log, over });
-        let for_thread = shared.clone();
-        let thread = Some(thread::spawn(move || accept(&listener, &for_thread)));
-        Self { address, shared, directory, thread }
+        let shared = Arc::new(Shared { tls, files: Mutex::default(), log: Mutex::default() });
+        let for_threads = shared.clone();
+        let listening = Listening::start(Arc::default(), move |stream| serve(stream, &for_threads));
+        Self { shared, directory, listening }
     }
 
     /// Puts a file at this address.
@@ -66,22 +60,11 @@ impl Publishers {
     /// Returns the environment in which `castra` asks these servers.
     pub fn environment(&self) -> [(&'static str, OsString); 4] {
         [
-            ("https_proxy", format!("http://{}", self.address).into()),
+            ("https_proxy", format!("http://{}", self.listening.address).into()),
             ("no_proxy", "none.invalid".into()),
             ("NO_PROXY", "none.invalid".into()),
             ("SSL_CERT_FILE", self.directory.path().join("cert.pem").into_os_string()),
         ]
-    }
-}
-
-impl Drop for Publishers {
-    fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::Relaxed);
-        // Wakes the thread that accepts.
-        let _ = TcpStream::connect(&self.address);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -107,23 +90,6 @@ fn tls(directory: &tempfile::TempDir, hosts: &[&str]) -> ServerConfig {
     let builder = ServerConfig::builder_with_provider(provider);
     let builder = builder.with_safe_default_protocol_versions().expect("versions");
     builder.with_no_client_auth().with_single_cert(chain, key).expect("they fit")
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    let mut connections = Vec::new();
-    for stream in listener.incoming() {
-        if shared.over.load(Ordering::Relaxed) {
-            break;
-        }
-        if let Ok(stream) = stream {
-            let shared = shared.clone();
-            // A client that disconnects is part of many tests.
-            connections.push(thread::spawn(move || drop(serve(stream, &shared))));
-        }
-    }
-    for connection in connections {
-        let _ = connection.join();
-    }
 }
 
 /// Answers the request to connect, and then the one in the encrypted connection.

@@ -1,12 +1,12 @@
 //! Filesystems that are full or read-only: each test has its own, if this user may mount one.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use castra_test_support::Fake;
 use castra_test_support::namespace::run_script;
 use castra_test_support::{Ended, Project};
 
+use crate::newcomer::below::run_below;
 use crate::newcomer::transcript::{holds, transcript_of};
 
 /// Runs castra after a mount.
@@ -85,19 +85,7 @@ fn a_run_does_not_leave_a_full_cache_for_the_same_one() {
 
 /// Runs castra under a shell's limit on the size of files, in units of 512 bytes.
 fn run_limited(project: &Project, blocks: u64, words: &[&str]) -> Ended {
-    let castra = project.castra(words);
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", &format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")])
-        .arg(castra.get_program());
-    shell.args(castra.get_args()).current_dir(project.path());
-    for (name, value) in castra.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    Ended::new(words, shell.output().expect("castra runs"))
+    run_below(project, &format!("ulimit -f {blocks}; exec \"$0\" \"$@\""), words)
 }
 
 #[test]

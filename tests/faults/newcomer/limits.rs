@@ -1,25 +1,11 @@
 //! Limits of the process that are too low (`ulimit`), and surroundings that are gone.
 
 use std::fs::{self, File};
-use std::process::Command;
 use std::time::Duration;
 
-use castra_test_support::{Ended, Fake, Project, eventually};
+use castra_test_support::{Fake, Project, eventually};
 
-/// Runs castra below a script, which executes it by `"$0" "$@"`.
-fn run_below(project: &Project, script: &str, words: &[&str]) -> Ended {
-    let castra = project.castra(words);
-    let mut shell = Command::new("sh");
-    shell.args(["-c", script]).arg(castra.get_program());
-    shell.args(castra.get_args()).current_dir(project.path());
-    for (name, value) in castra.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    Ended::new(words, shell.output().expect("castra runs"))
-}
+use super::below::run_below;
 
 #[test]
 fn too_few_open_files_are_an_error_that_names_the_limit() {
