@@ -27,7 +27,7 @@
 //!     …<digest>.partial[.json]        unfinished download, named by its expected digest
 //!   images/<id>/<version>/            as in a project
 //!   templates/<key>/                  disk.qcow2  memory.img  device.state  initramfs
-//!                                     template.json, and kernel if it is the disk's own
+//!                                     template.json  kernel
 //!   templates/<key>.refused.json      reason why no template is made for this key for a while
 //!   digests/<identity's digest>       digest of a user's own disk
 //!   projects/<root's digest>.json     images of a project, and their sources
@@ -604,7 +604,7 @@ impl TemplateLayout {
         self.directory.join("device.state")
     }
 
-    /// Returns the path of the kernel with which it was booted, if that is its disk's own.
+    /// Returns the path of the kernel with which it was booted, if that is not the image's.
     pub fn kernel(&self) -> PathBuf {
         self.directory.join("kernel")
     }

@@ -25,10 +25,11 @@ use crate::qemu::{
 };
 use crate::wait::WaitLimit;
 
-use super::error::TemplateError;
+use super::error::{TemplateError, file_error};
 use super::key::Ingredients;
 use super::manifest::{TemplateFile, TemplateManifest};
 use super::memory;
+use super::shim;
 use super::store::{Template, discard};
 
 /// Time limit for an answer on QEMU's machine protocol.
@@ -137,6 +138,7 @@ fn make(
     files::create_private_directory(work.directory())
         .map_err(file_error("create", work.directory()))?;
     (request.provide_kernel)(work)?;
+    shim::install(&request.spec.boot, work)?;
     files::create_private(&work.disk()).map_err(file_error("create", &work.disk()))?;
     create_overlay(&work.disk(), request.backing_file, disk_bytes)?;
     let spec = machine(request, work)?;
@@ -351,9 +353,4 @@ fn sync(directory: &Path) -> Result<(), TemplateError> {
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(file_error("write", directory))
-}
-
-fn file_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> TemplateError + use<> {
-    let path = path.to_owned();
-    move |source| TemplateError::File { action, path: path.clone(), source }
 }

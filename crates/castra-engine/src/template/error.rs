@@ -1,7 +1,7 @@
 //! Failures to make or use a warm template.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cancel::Interrupted;
 use crate::error::{Explain, Kind, kind_of_io};
@@ -112,6 +112,15 @@ impl TemplateError {
     pub fn is_interruption(&self) -> bool {
         self.kind() == Kind::Interrupted
     }
+}
+
+/// Converts the failure to do this with a file of a template.
+pub(super) fn file_error(
+    action: &'static str,
+    path: &Path,
+) -> impl Fn(io::Error) -> TemplateError + use<> {
+    let path = path.to_owned();
+    move |source| TemplateError::File { action, path: path.clone(), source }
 }
 
 impl Explain for TemplateError {

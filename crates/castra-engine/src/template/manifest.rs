@@ -40,7 +40,7 @@ pub struct TemplateManifest {
     pub device_state: TemplateFile,
     /// Initramfs of the boot.
     pub initramfs: TemplateFile,
-    /// Kernel of the boot, if it is the disk's own.
+    /// Kernel of the boot, if it is not the image's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<TemplateFile>,
 }

@@ -24,6 +24,7 @@ mod key;
 mod manifest;
 mod memory;
 mod prune;
+mod shim;
 mod store;
 
 pub use bake::{BakeRequest, bake};
