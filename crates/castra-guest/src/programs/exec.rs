@@ -21,7 +21,7 @@ use super::pipes::Pipes;
 use super::program::{self, Environment, Invocation, Program};
 use super::pty::{Size, Terminal};
 use super::pump::{self, Output, Pumps};
-use super::spare::Spare;
+use super::spare::{self, Spare};
 use super::spawn::{self, Child, Ended, Orders, Streams};
 use crate::users::User;
 
@@ -71,10 +71,12 @@ pub(crate) async fn start(
     if is_too_long {
         return Err(NotStarted::Signal(TOO_LONG_SIGNAL));
     }
-    if terminal.is_none()
-        && let Some(running) = start_spare(&user, &program, &environment).await
-    {
-        return Ok(running);
+    if terminal.is_none() {
+        let running = start_spare(&user, &program, &environment).await;
+        spare::prepare_next(&user);
+        if let Some(running) = running {
+            return Ok(running);
+        }
     }
     // The client's terminal may not turn a newline into a new line.
     let end_of_line = if terminal.is_some() { "\r\n" } else { "\n" };
@@ -464,6 +466,35 @@ mod tests {
         assert!(text.contains("not found"), "{text}");
         prepare_spare().await;
         assert_eq!(run(&["exit", "5"]).await.0, Ended::Status(5), "a builtin");
+        drop(Spare::take());
+    }
+
+    #[tokio::test]
+    async fn a_command_leaves_a_process_for_roots_next_one() {
+        let id = async || run(&["sh", "-c", "echo $$"]).await.1.trim().parse::<i32>();
+        let before = children();
+        let first = id().await.expect("a number");
+        let is_there = |pid: i32| children().iter().any(|it| it.as_raw_nonzero().get() == pid);
+        if !user().uid.is_root() {
+            return;
+        }
+        let within = std::time::Instant::now() + spare::PAUSE * 10;
+        while !Spare::is_of(&user()) && std::time::Instant::now() < within {
+            tokio::time::sleep(spare::PAUSE / 20).await;
+        }
+        let waiting = children().into_iter().find(|child| !before.contains(child));
+        let next = id().await.expect("a number");
+        assert_ne!(next, first);
+        assert_eq!(waiting.map(|it| it.as_raw_nonzero().get()), Some(next));
+
+        // One that another takes the place of does not stay.
+        let old = prepare_spare().await.as_raw_nonzero().get();
+        let new = prepare_spare().await.as_raw_nonzero().get();
+        while is_there(old) && std::time::Instant::now() < within {
+            tokio::time::sleep(spare::PAUSE / 20).await;
+        }
+        assert!(!is_there(old) && is_there(new));
+        drop(Spare::take());
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //!
 //! A guest that comes to rest for a template starts one, and the first command of each VM runs in
 //! it: its pipes, its session and all else that a process gets before its program are there. They
-//! take an emulated CPU a fifth of the time until the first command's output.
+//! take an emulated CPU a fifth of the time until the first command's output. A moment after each
+//! of root's commands, the process for the next one is started.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::sleep;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{
@@ -16,7 +17,7 @@ use rustix::process::{
 };
 use rustix::thread::futex;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::exec::Running;
 use super::order::Order;
@@ -34,10 +35,16 @@ const STEP: Duration = Duration::from_millis(10);
 /// Time that a process has to take its order: one that was stopped never does.
 const TAKING: Duration = Duration::from_secs(2);
 
+/// Time between a command and the start of the process for the next one, which must not take the
+/// CPU from the command.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
+
+/// `true` while the process for the next command is due.
+static IS_NEXT_DUE: AtomicBool = AtomicBool::new(false);
+
 /// Process that is ready but for its program.
 pub(super) struct Spare {
-    slot: Arc<Slot>,
-    process: OwnedFd,
+    waiting: Waiting,
     ours: Pipes,
     /// Result of the thread that waits until the process executes its program.
     started: JoinHandle<io::Result<Child>>,
@@ -62,13 +69,28 @@ pub(crate) fn prepare(user: Arc<User>) -> io::Result<()> {
         if started.is_finished() || steps.next().is_none() {
             return Err(io::Error::other("a process that should wait does not"));
         }
-        sleep(STEP);
+        thread::sleep(STEP);
     }
     // Of our child, which is not reaped before its program has been executed.
     let pid = Pid::from_raw(slot.pid.load(Ordering::Acquire)).ok_or(io::ErrorKind::NotFound)?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;
-    *spare() = Some(Spare { slot, process, ours, started });
+    *spare() = Some(Spare { waiting: Waiting { slot, process }, ours, started });
     Ok(())
+}
+
+/// Starts the process for the next command a moment after one of `user`'s, if that is root: other
+/// users cannot be removed while they have processes. Needs a tokio runtime.
+pub(super) fn prepare_next(user: &Arc<User>) {
+    if !user.uid.is_root() || Spare::is_of(user) || IS_NEXT_DUE.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let user = Arc::clone(user);
+    tokio::spawn(async move {
+        sleep(PAUSE).await;
+        IS_NEXT_DUE.store(false, Ordering::Relaxed);
+        // Without it, the next command is slower.
+        let _ = tokio::task::spawn_blocking(move || prepare(user)).await;
+    });
 }
 
 fn spare() -> MutexGuard<'static, Option<Spare>> {
@@ -76,9 +98,9 @@ fn spare() -> MutexGuard<'static, Option<Spare>> {
 }
 
 impl Spare {
-    /// Returns `true` until the first command has taken the process, if that is this user's.
+    /// Returns `true` until a command has taken the process, if that is this user's.
     pub(super) fn is_of(user: &User) -> bool {
-        spare().as_ref().is_some_and(|spare| *spare.slot.user == *user)
+        spare().as_ref().is_some_and(|spare| *spare.waiting.slot.user == *user)
     }
 
     /// Takes the process that waits, if it still does.
@@ -91,18 +113,31 @@ impl Spare {
     /// # Errors
     /// The program cannot be executed, or the process has ended or was stopped.
     pub(super) async fn execute(self, order: Order) -> io::Result<Running> {
-        let Self { slot, process, ours, mut started } = self;
-        slot.fill(order);
+        let Self { waiting, ours, mut started } = self;
+        waiting.slot.fill(order);
         let child = match timeout(TAKING, &mut started).await {
             Ok(started) => started,
             Err(_elapsed) => {
-                if slot.withdraw() {
-                    let _ = pidfd_send_signal(&process, Signal::KILL);
-                }
+                drop(waiting);
                 started.await
             }
         };
         Running::with_pipes(child.map_err(io::Error::other)??, ours)
+    }
+}
+
+/// Process that waits on its slot. Ended when dropped, unless it has its order.
+struct Waiting {
+    slot: Arc<Slot>,
+    process: OwnedFd,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.slot.withdraw() {
+            // Fails if it has ended.
+            let _ = pidfd_send_signal(&self.process, Signal::KILL);
+        }
     }
 }
 
@@ -151,9 +186,9 @@ impl Slot {
         let _ = futex::wake(&self.state, futex::Flags::PRIVATE, 1);
     }
 
-    /// Returns `true` if the process will not take the order any more.
+    /// Returns `true` if the process will not take an order any more.
     fn withdraw(&self) -> bool {
-        self.change(FILLED, WITHDRAWN)
+        self.change(FILLED, WITHDRAWN) || self.change(AWAITED, WITHDRAWN)
     }
 
     /// Waits for the order. Async-signal-safe. The process ends with the agent.
