@@ -397,6 +397,9 @@ pub(super) struct CpArgs {
     /// Sources, then the destination
     #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
     pub(super) paths: Vec<OsString>,
+    /// Accepted for those who are used to it: directories are always copied whole
+    #[arg(short = 'r', long = "recursive", hide = true)]
+    _recursive: bool,
     /// Log in as this user of the guest
     #[arg(short, long, default_value = "root")]
     pub(super) user: String,

@@ -169,7 +169,8 @@ fn files_go_there_and_back(project: &Project) {
 
     fs::create_dir_all(project.path().join("tree/deep")).expect("made");
     project.write("tree/deep/leaf", "leaf");
-    project.run(&["cp", "tree", ":/root/"]).ok();
+    // With the option of other tools, which changes nothing.
+    project.run(&["cp", "-r", "tree", ":/root/"]).ok();
     assert_eq!(project.run(&["exec", "--", "cat", "/root/tree/deep/leaf"]).ok().text(), "leaf");
     fs::remove_dir_all(project.path().join("tree")).expect("removed");
 }
