@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::common::Bench;
@@ -31,6 +32,9 @@ asyncio.run(main())
 /// Number of starts of each kind. One of quicksand takes half a minute.
 const STARTS: usize = 10;
 
+/// Time for what a start leaves to the system, which would slow down the next one.
+const PAUSE: Duration = Duration::from_secs(2);
+
 /// Measures fresh VMs of both by turns.
 pub(super) fn measure() -> Result<Vec<Row>, String> {
     let packages = install()?;
@@ -45,11 +49,13 @@ fn alternate(bench: &Bench, packages: &Path) -> Result<Vec<Row>, String> {
     let (mut theirs, mut ups, mut runs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..STARTS {
         theirs.push(to_first_output(packages)?);
+        sleep(PAUSE);
         let started = Instant::now();
         bench.castra.run(&["up"])?;
         bench.castra.run(&["exec", "--", "cat", "/etc/alpine-release"])?;
         ups.push(started.elapsed());
         bench.forget_vm()?;
+        sleep(PAUSE);
         runs.push(bench.castra.time(&["run", "--", "cat", "/etc/alpine-release"])?);
     }
     let baseline = ("quicksand's first output in a fresh VM", median(theirs));
