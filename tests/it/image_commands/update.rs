@@ -9,7 +9,8 @@ use sha2::{Digest as _, Sha512};
 
 use crate::image_commands::fixture::{disk, names, sha256};
 
-const HOSTS: [&str; 6] = [
+const HOSTS: [&str; 7] = [
+    "download.opensuse.org",
     "cloud.debian.org",
     "cloud-images.ubuntu.com",
     "dl.fedoraproject.org",
@@ -23,6 +24,7 @@ const ALMA: &str = "https://repo.almalinux.org/almalinux/9/cloud/x86_64/images";
 const ROCKY: &str = "https://dl.rockylinux.org/pub/rocky";
 const FEDORA: &str =
     "https://dl.fedoraproject.org/pub/archive/fedora/linux/releases/42/Cloud/x86_64/images";
+const LEAP: &str = "https://download.opensuse.org/distribution/leap/16.0/appliances";
 const ARCH: &str = "https://geo.mirror.pkgbuild.com/images";
 
 fn sha512(bytes: &[u8]) -> String {
@@ -170,6 +172,17 @@ fn the_layouts_of_all_publishers_are_understood() {
             -----END PGP SIGNATURE-----\n"
         ),
     );
+    // openSUSE: builds beside each other, with a file each, and one name that moves.
+    let name = "Leap-16.0-Minimal-VM.x86_64-Cloud";
+    let sums = |name: &str| format!("{hex}  {name}.qcow2\n");
+    publishers.put(&format!("{LEAP}/{name}.qcow2.sha256"), sums(name));
+    publishers.put(
+        &format!("{LEAP}/"),
+        format!("<a href=\"{name}-Build18.9.qcow2\"> <a href=\"{name}-Build18.72.qcow2\">"),
+    );
+    let dated = format!("{LEAP}/{name}-Build18.72.qcow2");
+    publishers.put(&format!("{dated}.sha256"), sums(&format!("{name}-Build18.72")));
+    publishers.put(&dated, bytes.clone());
     // Arch: a file per image, with the dated name or without.
     let name = "Arch-Linux-x86_64-cloudimg";
     let sums = |name: &str| format!("{hex}  {name}.qcow2\n");
@@ -179,7 +192,8 @@ fn the_layouts_of_all_publishers_are_understood() {
     publishers.put(&format!("{dated}.SHA256"), sums(&format!("{name}-20261115.123456")));
     publishers.put(&dated, bytes);
 
-    let images = ["ubuntu-24.04", "almalinux-9", "rocky-9", "fedora-42", "arch"];
+    let images =
+        ["ubuntu-24.04", "almalinux-9", "rocky-9", "fedora-42", "opensuse-leap-16.0", "arch"];
     let project = project(&publishers, &images);
     let shown = project.run(&["image", "--json", "update"]).ok().document("image update");
     let found: Vec<[String; 4]> = shown["images"]
@@ -199,6 +213,7 @@ fn the_layouts_of_all_publishers_are_understood() {
             ["almalinux-9", "9.9-20261112", "newer", &size],
             ["arch", "20261115.123456", "newer", &size],
             ["fedora-42", "42-1.1", "pinned", "532217856"],
+            ["opensuse-leap-16.0", "18.72", "newer", &size],
             ["rocky-9", "9.9-20261112.0", "newer", "7777"],
             ["ubuntu-24.04", "20261110", "newer", &size],
         ]
@@ -206,11 +221,11 @@ fn the_layouts_of_all_publishers_are_understood() {
     );
     let first_url = |index: usize| shown["images"][index]["urls"][0].as_str().expect("a URL");
     assert_eq!(
-        first_url(3),
+        first_url(4),
         format!("{ROCKY}/9.9/images/x86_64/Rocky-9-GenericCloud-Base-9.9-20261112.0.x86_64.qcow2")
     );
     assert_eq!(
-        first_url(4),
+        first_url(5),
         format!("{NOBLE}/release-20261110/ubuntu-24.04-server-cloudimg-amd64.img")
     );
     let text = lock(&project);

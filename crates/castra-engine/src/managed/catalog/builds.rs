@@ -1,14 +1,15 @@
 //! Distributions of the catalog: the builds that are compiled in, and where newer ones are found.
 //!
 //! Addresses and digests were copied from at least two public lists that agree (of other tools, of
-//! packagers, of people who verified the publisher's signature), addresses of checksum files from
-//! several programs that read them. **None was ever fetched by the authors**, whose machines reach
-//! no distribution's server; a digest that is wrong is an error and never another image.
+//! packagers, of people who verified the publisher's signature) unless a comment says otherwise,
+//! addresses of checksum files from several programs that read them. **None was ever fetched by the
+//! authors**, whose machines reach no distribution's server; a digest that is wrong is an error and
+//! never another image.
 
 use super::distributions::{Build, Channel, CpuLevel, Dated, Distribution, Signing};
 
 /// Distributions by name.
-pub(super) const DISTRIBUTIONS: [Distribution; 13] = [
+pub(super) const DISTRIBUTIONS: [Distribution; 15] = [
     Distribution {
         id: "debian-12",
         description: "Debian 12 (bookworm), the generic cloud image",
@@ -22,7 +23,7 @@ pub(super) const DISTRIBUTIONS: [Distribution; 13] = [
             alias: Some("debian-12-genericcloud-amd64.qcow2"),
             dated: Some(Dated {
                 listing: "https://cloud.debian.org/images/cloud/bookworm/",
-                directory: "{version}",
+                name: "{version}",
                 list: "https://cloud.debian.org/images/cloud/bookworm/{version}/SHA512SUMS",
             }),
         },
@@ -46,7 +47,7 @@ pub(super) const DISTRIBUTIONS: [Distribution; 13] = [
             alias: Some("debian-13-genericcloud-amd64.qcow2"),
             dated: Some(Dated {
                 listing: "https://cloud.debian.org/images/cloud/trixie/",
-                directory: "{version}",
+                name: "{version}",
                 list: "https://cloud.debian.org/images/cloud/trixie/{version}/SHA512SUMS",
             }),
         },
@@ -70,7 +71,7 @@ pub(super) const DISTRIBUTIONS: [Distribution; 13] = [
             alias: Some("ubuntu-22.04-server-cloudimg-amd64.img"),
             dated: Some(Dated {
                 listing: "https://cloud-images.ubuntu.com/releases/jammy/",
-                directory: "release-{version}",
+                name: "release-{version}",
                 list: "https://cloud-images.ubuntu.com/releases/jammy/release-{version}/SHA256SUMS",
             }),
         },
@@ -93,7 +94,7 @@ pub(super) const DISTRIBUTIONS: [Distribution; 13] = [
             alias: Some("ubuntu-24.04-server-cloudimg-amd64.img"),
             dated: Some(Dated {
                 listing: "https://cloud-images.ubuntu.com/releases/noble/",
-                directory: "release-{version}",
+                name: "release-{version}",
                 list: "https://cloud-images.ubuntu.com/releases/noble/release-{version}/SHA256SUMS",
             }),
         },
@@ -116,7 +117,7 @@ pub(super) const DISTRIBUTIONS: [Distribution; 13] = [
             alias: Some("ubuntu-26.04-server-cloudimg-amd64.img"),
             dated: Some(Dated {
                 listing: "https://cloud-images.ubuntu.com/releases/resolute/",
-                directory: "release-{version}",
+                name: "release-{version}",
                 list: "https://cloud-images.ubuntu.com/releases/resolute/release-{version}/\
                     SHA256SUMS",
             }),
@@ -296,6 +297,57 @@ pub(super) const DISTRIBUTIONS: [Distribution; 13] = [
         }],
     },
     Distribution {
+        id: "opensuse-leap-15.6",
+        description: "openSUSE Leap 15.6, the minimal cloud image",
+        addresses: &["https://download.opensuse.org/distribution/leap/15.6/appliances/\
+                openSUSE-Leap-15.6-Minimal-VM.x86_64-15.6.0-Cloud-Build{version}.qcow2"],
+        level: CpuLevel::Default,
+        channel: Channel {
+            publisher: "opensuse",
+            lists: &["https://download.opensuse.org/distribution/leap/15.6/appliances/\
+                    openSUSE-Leap-15.6-Minimal-VM.x86_64-Cloud.qcow2.sha256"],
+            signing: Signing::Detached(".asc"),
+            alias: Some("openSUSE-Leap-15.6-Minimal-VM.x86_64-Cloud.qcow2"),
+            dated: Some(Dated {
+                listing: "https://download.opensuse.org/distribution/leap/15.6/appliances/",
+                name: "openSUSE-Leap-15.6-Minimal-VM.x86_64-15.6.0-Cloud-Build{version}.qcow2",
+                list: "https://download.opensuse.org/distribution/leap/15.6/appliances/\
+                    openSUSE-Leap-15.6-Minimal-VM.x86_64-15.6.0-Cloud-Build{version}.qcow2.sha256",
+            }),
+        },
+        builds: &[Build {
+            version: "19.146",
+            digest: "0a5720416d423f98aacaa793a57d56ec045e3dd25cd88713952660ad00da53bd",
+            size_bytes: None,
+        }],
+    },
+    Distribution {
+        id: "opensuse-leap-16.0",
+        description: "openSUSE Leap 16.0, the minimal cloud image",
+        addresses: &["https://download.opensuse.org/distribution/leap/16.0/appliances/\
+                Leap-16.0-Minimal-VM.x86_64-Cloud-Build{version}.qcow2"],
+        level: CpuLevel::Default,
+        channel: Channel {
+            publisher: "opensuse",
+            lists: &["https://download.opensuse.org/distribution/leap/16.0/appliances/\
+                    Leap-16.0-Minimal-VM.x86_64-Cloud.qcow2.sha256"],
+            signing: Signing::Detached(".asc"),
+            alias: Some("Leap-16.0-Minimal-VM.x86_64-Cloud.qcow2"),
+            dated: Some(Dated {
+                listing: "https://download.opensuse.org/distribution/leap/16.0/appliances/",
+                name: "Leap-16.0-Minimal-VM.x86_64-Cloud-Build{version}.qcow2",
+                list: "https://download.opensuse.org/distribution/leap/16.0/appliances/\
+                    Leap-16.0-Minimal-VM.x86_64-Cloud-Build{version}.qcow2.sha256",
+            }),
+        },
+        // The digest is in one public list only.
+        builds: &[Build {
+            version: "18.71",
+            digest: "c1a6c50c51a44719946626c5d3ea22b844f1e831e6abf5f31f463c65a26a6fdc",
+            size_bytes: None,
+        }],
+    },
+    Distribution {
         id: "arch",
         description: "Arch Linux, the cloud image",
         addresses: &[
@@ -313,7 +365,7 @@ pub(super) const DISTRIBUTIONS: [Distribution; 13] = [
             alias: Some("Arch-Linux-x86_64-cloudimg.qcow2"),
             dated: Some(Dated {
                 listing: "https://geo.mirror.pkgbuild.com/images/",
-                directory: "v{version}",
+                name: "v{version}",
                 list: "https://geo.mirror.pkgbuild.com/images/v{version}/\
                     Arch-Linux-x86_64-cloudimg-{version}.qcow2.SHA256",
             }),

@@ -42,17 +42,17 @@ pub(crate) struct Channel {
     pub(crate) signing: Signing,
     /// Undated name of the newest build in that file.
     pub(crate) alias: Option<&'static str>,
-    /// Directories of dated builds, where the checksum file names none.
+    /// Dated builds, where the checksum file names none.
     pub(crate) dated: Option<Dated>,
 }
 
-/// Directories of dated builds, one per build.
+/// Dated builds, each in a directory of its own or beside the others.
 pub(crate) struct Dated {
-    /// Address that lists the directories.
+    /// Address that lists the directories or files.
     pub(crate) listing: &'static str,
-    /// Template of a directory's name.
-    pub(crate) directory: &'static str,
-    /// Template of the address of the checksum file in a directory.
+    /// Template of the name of a directory or file.
+    pub(crate) name: &'static str,
+    /// Template of the address of the checksum file of a build.
     pub(crate) list: &'static str,
 }
 
@@ -156,10 +156,12 @@ impl Distribution {
 }
 
 impl Dated {
-    /// Returns the version of the build in a directory of this name.
-    pub(crate) fn version_in<'a>(&self, directory: &'a str) -> Option<&'a str> {
-        // Others are not builds: `latest`, `daily`.
-        version_in(self.directory, directory).filter(|version| date_in(version).is_some())
+    /// Returns the version of the build in a directory or file of this name.
+    pub(crate) fn version_in<'a>(&self, name: &'a str) -> Option<&'a str> {
+        // A directory without a date is no build: `release`, `12`. The name of a file is long
+        // enough to be no other.
+        let is_file = !self.name.ends_with(VERSION);
+        version_in(self.name, name).filter(|version| is_file || date_in(version).is_some())
     }
 
     /// Returns the address of the checksum file of a build.
@@ -264,6 +266,12 @@ mod tests {
         assert_eq!(dated.version_in("release-20260926"), Some("20260926"));
         for other in ["release", "release-", "20260926", "release-2026", "release-20260926x"] {
             assert_eq!(dated.version_in(other), None, "{other}");
+        }
+        let leap = distribution("opensuse-leap-16.0").channel.dated.as_ref().expect("files");
+        let name = |middle: &str| format!("Leap-16.0-Minimal-VM.x86_64-{middle}.qcow2");
+        assert_eq!(leap.version_in(&name("Cloud-Build18.72")), Some("18.72"));
+        for other in ["Cloud", "Cloud-Build", "kvm-and-xen-Build18.72"] {
+            assert_eq!(leap.version_in(&name(other)), None, "{other}");
         }
     }
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The newest build is announced under a name that moves on with the next one, so its dated name
-//! has to be found, too: in the same file, or by the dated directories beside it.
+//! has to be found, too: in the same file, or among the dated builds beside it.
 
 mod checksums;
 mod error;
@@ -37,8 +37,8 @@ pub use signature::{Keyring, SignatureProblem};
 const INLINE: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----";
 /// Longest listing of a directory, in bytes.
 const MAX_LISTING_BYTES: usize = 4 << 20;
-/// Number of dated directories that are looked into, the newest ones.
-const MAX_DIRECTORIES: usize = 5;
+/// Number of dated builds that are looked at, the newest ones.
+const MAX_BUILDS: usize = 5;
 
 /// Request to pin the newest builds of images.
 #[derive(Debug, Clone, Copy)]
@@ -312,7 +312,7 @@ fn version_of(
         let (from, image) = (announced.from.clone(), distribution.id.to_owned());
         return Err(UpdateError::NotNamed { from, image }.into());
     };
-    for version in directories(job, dated)? {
+    for version in dated_builds(job, dated)? {
         let checksums = match checksums_at(job, &dated.list_of(&version)) {
             Ok(checksums) => checksums,
             // A directory without the file is one that is not ready, or no longer.
@@ -342,21 +342,21 @@ fn version_among<'a>(
     same.filter_map(|(name, _)| distribution.version_in(name)).max_by_key(|one| numbers_of(one))
 }
 
-/// Returns the versions of the newest dated directories, newest first.
-fn directories(job: &Job, dated: &Dated) -> Result<Vec<String>, ImageError> {
+/// Returns the versions of the newest dated builds, newest first.
+fn dated_builds(job: &Job, dated: &Dated) -> Result<Vec<String>, ImageError> {
     let page = fetch_small(job, dated.listing, MAX_LISTING_BYTES)?;
-    Ok(directories_in(&String::from_utf8_lossy(&page), dated))
+    Ok(dated_builds_in(&String::from_utf8_lossy(&page), dated))
 }
 
-/// Finds the names of dated directories in a listing, which is a web page for people: every word
+/// Finds the names of dated builds in a listing, which is a web page for people: every word
 /// of it that is such a name counts.
-fn directories_in(page: &str, dated: &Dated) -> Vec<String> {
+fn dated_builds_in(page: &str, dated: &Dated) -> Vec<String> {
     let is_end = |one: char| !one.is_ascii_alphanumeric() && !"._-".contains(one);
     let mut versions: Vec<&str> =
         page.split(is_end).filter_map(|word| dated.version_in(word)).collect();
     versions.sort_by_cached_key(|version| std::cmp::Reverse(numbers_of(version)));
     versions.dedup();
-    versions.into_iter().take(MAX_DIRECTORIES).map(str::to_owned).collect()
+    versions.into_iter().take(MAX_BUILDS).map(str::to_owned).collect()
 }
 
 /// Compares the announced build with the known one, and refuses to go back.
