@@ -64,6 +64,21 @@ pub(crate) fn prepare(user: Arc<User>) -> io::Result<()> {
         let streams = Streams::Pipes([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
         spawn::spawn(&streams, &Orders::Awaited(&awaited))
     });
+    match waiting_process(&slot, &started) {
+        Ok(process) => {
+            *spare() = Some(Spare { waiting: Waiting { slot, process }, ours, started });
+            Ok(())
+        }
+        Err(error) => {
+            // One that is only slow must not wait for ever.
+            slot.withdraw();
+            Err(error)
+        }
+    }
+}
+
+/// Returns the process once it waits on its slot.
+fn waiting_process<T>(slot: &Slot, started: &JoinHandle<T>) -> io::Result<OwnedFd> {
     let mut steps = 0..STEPS;
     while !slot.is(AWAITED) {
         if started.is_finished() || steps.next().is_none() {
@@ -73,9 +88,7 @@ pub(crate) fn prepare(user: Arc<User>) -> io::Result<()> {
     }
     // Of our child, which is not reaped before its program has been executed.
     let pid = Pid::from_raw(slot.pid.load(Ordering::Acquire)).ok_or(io::ErrorKind::NotFound)?;
-    let process = pidfd_open(pid, PidfdFlags::empty())?;
-    *spare() = Some(Spare { waiting: Waiting { slot, process }, ours, started });
-    Ok(())
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// Starts the process for the next command a moment after one of `user`'s, if that is root: other
@@ -182,13 +195,20 @@ impl Slot {
         // Only the owner of the spare process fills its slot, once.
         let _ = self.order.set(order);
         self.state.store(FILLED, Ordering::Release);
-        // Fails never: the address is valid.
-        let _ = futex::wake(&self.state, futex::Flags::PRIVATE, 1);
+        self.wake();
     }
 
-    /// Returns `true` if the process will not take an order any more.
+    /// Returns `true` if the process will not take an order any more, and ends.
     fn withdraw(&self) -> bool {
-        self.change(FILLED, WITHDRAWN) || self.change(AWAITED, WITHDRAWN)
+        let is_withdrawn =
+            [EMPTY, AWAITED, FILLED].iter().any(|from| self.change(*from, WITHDRAWN));
+        self.wake();
+        is_withdrawn
+    }
+
+    fn wake(&self) {
+        // Fails never: the address is valid.
+        let _ = futex::wake(&self.state, futex::Flags::PRIVATE, 1);
     }
 
     /// Waits for the order. Async-signal-safe. The process ends with the agent.
