@@ -17,18 +17,22 @@ filesystem=ext4   # of the root: ext4, xfs, btrfs
 subvolume=        # of btrfs, for the root
 table=gpt         # gpt, dos, none
 boot=same         # same, separate (ext2), unified (image on an EFI partition)
+volume=           # logical volume of the root, as GROUP/NAME
+upgrade=          # yes: a kernel older than the newest, whose package is left in `upgrade`
 # shellcheck source=/dev/null
 . "$recipe"
 
 uuid=0f0e0d0c-1234-4321-8888-a1b2c3d4e5f6
 boot_uuid=1f1e1d1c-1234-4321-8888-a1b2c3d4e5f6
-export uuid boot_uuid filesystem subvolume boot here
+export uuid boot_uuid filesystem subvolume boot volume kernel upgrade output here
 
-common=systemd-sysv,systemd-resolved,udev,kmod,dbus,openssh-server,iproute2
-[ -z "$kernel" ] || packages=$kernel,$packages
+# The `zstd` of every installed Debian compresses the initramfs.
+common=systemd-sysv,systemd-resolved,udev,kmod,dbus,openssh-server,iproute2,zstd
+[ -z "$kernel" ] || [ -n "$upgrade" ] || packages=$kernel,$packages
+[ -z "$volume" ] || packages=lvm2,$packages
 
 work=$output/work
-rm -rf "$work"
+rm -rf "$work" "$output/upgrade"
 mkdir -p "$work"
 # The root is a subdirectory, so that it can become a subvolume.
 tree=$work/top/${subvolume:-root}
@@ -91,6 +95,12 @@ case $filesystem in
         ;;
 esac
 
+if [ -n "$volume" ]; then
+    mv "$root" "$work/volume"
+    perl "$here/physical-volume.pl" "$work/volume" "${volume%/*}" "${volume#*/}" "$root"
+    rm "$work/volume"
+fi
+
 disk=$work/disk
 place() {
     dd if="$1" of="$disk" bs=1M seek="$2" conv=sparse,notrunc status=none
@@ -104,7 +114,10 @@ else
         [ -e "$image" ] || continue
         size=$(($(stat -c %s "$image") / 1048576))
         type=linux
-        [ "$boot-$image" != "unified-$work/boot.image" ] || type=uefi
+        case $boot-$volume-$image in
+            unified-*-"$work/boot.image") type=uefi ;;
+            *-?*-"$root") type=lvm ;;
+        esac
         script="$script
 start=${start}MiB, size=${size}MiB, type=$type"
         [ -e "$disk" ] || truncate -s 1M "$disk"

@@ -11,11 +11,12 @@ for argument; do
 done
 case $boot-$path in
     separate-/boot* | separate-/dev/vda1) device=/dev/vda1 of=$boot_uuid kind=ext2 ;;
-    *) device=/dev/vda2 of=$uuid kind=$filesystem ;;
+    *) device=${device:-/dev/vda2} of=$uuid kind=$filesystem ;;
 esac
 case $target in
     device) echo "$device" ;;
     fs_uuid) echo "$of" ;;
     fs) if [ "$kind" = ext4 ]; then echo ext2; else echo "$kind"; fi ;;
     partmap) echo gpt ;;
+    abstraction) [ -z "$volume" ] || echo lvm ;;
 esac
