@@ -2,12 +2,13 @@
 //!
 //! The kernel unpacks one archive after another into the same root, each with its own compression
 //! or none, with zeroes between them. So the image's archives stay unchanged, and a small one with
-//! the agent follows them. Only the first is decompressed if it is gzip: inflating Alpine's is a
-//! third of everything that an emulated CPU executes until the kernel starts its first process, and
-//! a matter of milliseconds here.
+//! the agent follows them. Only the first compressed one is inflated, if it is gzip or zstd:
+//! inflating Alpine's is a third of everything that an emulated CPU executes until the kernel
+//! starts its first process, and a matter of milliseconds here.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -35,12 +36,17 @@ const DEVICE_SEARCH: &str = include_str!("nlplug-findfs.sh");
 /// The guest agent, a static program for x86_64 Linux.
 pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/castra-guest"));
 
-/// Magic bytes by which the kernel recognises gzip (`lib/decompress.c`).
-const GZIP_MAGIC: [u8; 2] = [0x1F, 0x8B];
+/// Magic bytes by which the kernel recognises gzip and zstd (`lib/decompress.c`).
+const GZIP_MAGIC: &[u8] = &[0x1F, 0x8B];
+const ZSTD_MAGIC: &[u8] = &[0x28, 0xB5, 0x2F, 0xFD];
 
 /// Largest archive that is inflated. A larger one would not fit into a VM's memory anyway; it is
 /// left compressed.
 const MAX_INFLATED_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Part of a VM's memory that an inflated archive may take. The kernel holds it beside the files
+/// that it unpacks.
+const MEMORY_SHARE: u64 = 4;
 
 /// Reason why an initramfs with the agent could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -103,21 +109,31 @@ pub fn append_agent(image_initramfs: &Path, target: &Path) -> Result<(), InitrdE
     if image.is_empty() {
         return Err(InitrdError::Empty(image_initramfs.to_owned()));
     }
-    write_with_agent(&image, &[], target)
+    write(&image, &[], MAX_INFLATED_BYTES, target)
 }
 
 /// Writes an initramfs, followed by archives for the agent and by the agent, to `target`, which
-/// appears complete or not at all.
+/// appears complete or not at all. It is for a VM with this much memory.
 ///
 /// # Errors
 /// [`InitrdError::Write`]; then `target` is unchanged.
 pub fn write_with_agent(
     initramfs: &[u8],
     archives: &[&[u8]],
+    memory_bytes: u64,
+    target: &Path,
+) -> Result<(), InitrdError> {
+    write(initramfs, archives, MAX_INFLATED_BYTES.min(memory_bytes / MEMORY_SHARE), target)
+}
+
+fn write(
+    initramfs: &[u8],
+    archives: &[&[u8]],
+    inflated_limit: u64,
     target: &Path,
 ) -> Result<(), InitrdError> {
     let writing = |source| InitrdError::Write { path: target.to_owned(), source };
-    let inflated = inflate_first(initramfs);
+    let inflated = inflate_first(initramfs, inflated_limit);
     let own = inflated.as_deref().unwrap_or(initramfs);
     let directory =
         target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -133,16 +149,21 @@ pub fn write_with_agent(
     Ok(())
 }
 
-/// Returns the initramfs with its first archive inflated, if that is gzip. An archive that cannot
-/// be inflated is left for the kernel to judge.
-fn inflate_first(image: &[u8]) -> Option<Vec<u8>> {
-    if !image.starts_with(&GZIP_MAGIC) {
-        return None;
-    }
-    let mut rest = image;
-    let mut inflated = Vec::new();
-    GzDecoder::new(&mut rest).take(MAX_INFLATED_BYTES).read_to_end(&mut inflated).ok()?;
-    if inflated.len() as u64 == MAX_INFLATED_BYTES {
+/// Returns the initramfs with its first compressed archive inflated, if that takes no more than
+/// `limit` bytes. An archive that cannot be inflated is left for the kernel to judge.
+fn inflate_first(image: &[u8], limit: u64) -> Option<Vec<u8>> {
+    let (before, packed) = image.split_at(uncompressed_bytes(image));
+    let mut inflated = before.to_vec();
+    let mut rest = packed;
+    let read_at_most = |stream: &mut dyn Read, inflated: &mut Vec<u8>| {
+        stream.take(limit + 1).read_to_end(inflated).ok().filter(|read| *read as u64 <= limit)
+    };
+    if packed.starts_with(GZIP_MAGIC) {
+        read_at_most(&mut GzDecoder::new(&mut rest), &mut inflated)?;
+    } else if packed.starts_with(ZSTD_MAGIC) {
+        let mut decoder = zstd::Decoder::with_buffer(&mut rest).ok()?.single_frame();
+        read_at_most(&mut decoder, &mut inflated)?;
+    } else {
         return None;
     }
     let zeroes = rest.iter().take_while(|byte| **byte == 0).count();
@@ -152,6 +173,32 @@ fn inflate_first(image: &[u8]) -> Option<Vec<u8>> {
     inflated.resize(inflated.len() + padding(inflated.len(), image.len() - rest.len()), 0);
     inflated.extend(rest);
     Some(inflated)
+}
+
+/// Returns the length of the uncompressed archives at the beginning, such as those of microcode,
+/// with the zeroes behind them.
+fn uncompressed_bytes(image: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(length) = uncompressed_entry(&image[at..]) {
+        at = (at + length).min(image.len());
+        at += image[at..].iter().take_while(|byte| **byte == 0).count();
+    }
+    at
+}
+
+/// Returns the length of an archive's entry with its padding; `None` if there is none.
+fn uncompressed_entry(entry: &[u8]) -> Option<usize> {
+    /// Length of a header, and the places of the lengths of content and name in it (cpio(5), "New
+    /// ASCII Format").
+    const HEADER_BYTES: usize = 110;
+    const CONTENT_LENGTH: Range<usize> = 54..62;
+    const NAME_LENGTH: Range<usize> = 94..102;
+    let header = entry.get(..HEADER_BYTES).filter(|header| header.starts_with(b"070701"))?;
+    let number = |place: Range<usize>| {
+        usize::from_str_radix(std::str::from_utf8(&header[place]).ok()?, 16).ok()
+    };
+    let name = (HEADER_BYTES + number(NAME_LENGTH)?).next_multiple_of(ALIGNMENT);
+    Some((name + number(CONTENT_LENGTH)?).next_multiple_of(ALIGNMENT))
 }
 
 /// Returns the distance to the next offset that has the same remainder, modulo the alignment, as
@@ -308,6 +355,26 @@ mod tests {
         let names = names(&fs::read(&target).expect("reads"));
         assert_eq!(names[..2], ["first", "second"]);
         assert!(names.iter().any(|name| name == "castra/agent"));
+    }
+
+    #[test]
+    fn a_compressed_archive_behind_one_of_microcode_is_inflated_if_memory_is_left() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let target = directory.path().join("target");
+        let mut image = archive_of("microcode");
+        image.resize(image.len() + 512, 0);
+        let before = image.len();
+        image.extend(zstd::encode_all(&archive_of("root")[..], 3).expect("compresses"));
+        image.resize(image.len().next_multiple_of(ALIGNMENT), 0);
+        image.extend(archive_of("last"));
+        write_with_agent(&image, &[], 1 << 20, &target).expect("writes");
+        let names = names(&fs::read(&target).expect("reads"));
+        assert_eq!(names[..3], ["microcode", "root", "last"]);
+        // A quarter of this memory is less than the archive.
+        write_with_agent(&image, &[], 512, &target).expect("writes");
+        let packed = fs::read(&target).expect("reads");
+        assert!(packed[before..].starts_with(ZSTD_MAGIC));
+        assert!(packed.starts_with(&image));
     }
 
     #[test]

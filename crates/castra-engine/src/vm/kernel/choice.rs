@@ -99,7 +99,7 @@ fn last_of(
     project: ProjectRef<'_>,
 ) -> Option<Pair> {
     let last = record.kept_kernel.as_ref()?;
-    Pair::kept(&project.files(&definition.name), last).or_else(|| {
+    Pair::kept(&project.files(&definition.name), last, definition.memory_bytes).or_else(|| {
         let base = match (&record.base.kind, image) {
             (BaseKind::Path(path), _) => path,
             (BaseKind::Managed(_), Some((_, paths))) => &paths.disk,
@@ -127,7 +127,8 @@ pub(in crate::vm) fn of_saved(
         return Ok(Boots::Kernel(kernel));
     }
     let files = project.files(&definition.name);
-    let kept = boot.kernel.as_ref().and_then(|record| Pair::kept(&files, record));
+    let kept =
+        boot.kernel.as_ref().and_then(|record| Pair::kept(&files, record, definition.memory_bytes));
     let pair = match kept {
         Some(pair) => pair,
         None => Pair::read(&definition.overlay, definition, project.cancel())?

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::files::{self, sha256_hex, write_atomically};
-use crate::guest::write_with_agent;
+use crate::guest::{InitrdError, write_with_agent};
 use crate::layout::VmLayout;
 use crate::trusted;
 use crate::vm::error::{FileAction, VmError, VmIoError};
@@ -37,11 +37,17 @@ impl Pair {
         for (sha256, bytes) in self.record.digests().zip(parts) {
             write(&files.kernel(sha256), bytes)?;
         }
-        Ok(write_with_agent(&self.initramfs, &[&self.modules, seed], &files.initramfs())?)
+        Ok(self.write_initramfs(seed, &files.initramfs())?)
     }
 
-    /// Reads a pair that was kept; `None` if it is missing or damaged.
-    pub(super) fn kept(files: &VmLayout, record: &KernelRecord) -> Option<Self> {
+    /// Writes the initramfs with the archive of a seed, the agent's modules and the agent.
+    pub(super) fn write_initramfs(&self, seed: &[u8], target: &Path) -> Result<(), InitrdError> {
+        write_with_agent(&self.initramfs, &[&self.modules, seed], self.memory_bytes, target)
+    }
+
+    /// Reads a pair that was kept, for a VM with this much memory; `None` if it is missing or
+    /// damaged.
+    pub(super) fn kept(files: &VmLayout, record: &KernelRecord, memory_bytes: u64) -> Option<Self> {
         let read = |sha256: &str| {
             let bytes = trusted::read(&files.kernel(sha256), MAX_BYTES).ok()?;
             (sha256_hex(&bytes) == sha256).then_some(bytes)
@@ -51,6 +57,7 @@ impl Pair {
             initramfs: read(&record.initramfs_sha256)?,
             modules: record.modules_sha256.as_deref().map_or(Some(Vec::new()), read)?,
             record: record.clone(),
+            memory_bytes,
         })
     }
 }
@@ -79,6 +86,8 @@ mod tests {
     use super::*;
     use crate::layout::ProjectLayout;
 
+    const MEMORY: u64 = 512 << 20;
+
     fn pair(kernel: &str, initramfs: &str) -> Pair {
         let (kernel, initramfs) = (kernel.as_bytes().to_vec(), initramfs.as_bytes().to_vec());
         let record = KernelRecord {
@@ -91,7 +100,7 @@ mod tests {
             rule: String::new(),
             entry: String::new(),
         };
-        Pair { kernel, initramfs, modules: Vec::new(), record }
+        Pair { kernel, initramfs, modules: Vec::new(), record, memory_bytes: MEMORY }
     }
 
     #[test]
@@ -101,18 +110,18 @@ mod tests {
         let (old, good, new) = (pair("1", "one"), pair("2", "two"), pair("3", "two"));
         old.provide(&files, None, &[]).expect("written");
         good.provide(&files, Some(&old.record), &[]).expect("written");
-        assert!(Pair::kept(&files, &old.record).is_some());
+        assert!(Pair::kept(&files, &old.record, MEMORY).is_some());
         new.provide(&files, Some(&good.record), &[]).expect("written");
-        assert!(Pair::kept(&files, &old.record).is_none(), "not needed any more");
-        let read = Pair::kept(&files, &good.record).expect("kept");
+        assert!(Pair::kept(&files, &old.record, MEMORY).is_none(), "not needed any more");
+        let read = Pair::kept(&files, &good.record, MEMORY).expect("kept");
         assert_eq!((read.kernel, read.initramfs), (good.kernel.clone(), good.initramfs.clone()));
         assert_eq!(fs::read_dir(files.kernels()).expect("listed").count(), 3);
         let initramfs = fs::read(files.initramfs()).expect("read");
         assert!(initramfs.starts_with(b"two"));
 
         fs::write(files.kernel(&good.record.kernel_sha256), "9").expect("spoilt");
-        assert!(Pair::kept(&files, &good.record).is_none());
+        assert!(Pair::kept(&files, &good.record, MEMORY).is_none());
         good.provide(&files, None, &[]).expect("written");
-        assert!(Pair::kept(&files, &good.record).is_some(), "written again");
+        assert!(Pair::kept(&files, &good.record, MEMORY).is_some(), "written again");
     }
 }

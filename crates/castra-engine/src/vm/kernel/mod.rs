@@ -15,7 +15,7 @@ use castra_wire::Relay;
 
 use crate::config::VmDefinition;
 use crate::files::write_atomically;
-use crate::guest::{Seed, TEMPLATE_HOSTNAME, append_agent, write_with_agent};
+use crate::guest::{Seed, TEMPLATE_HOSTNAME, append_agent};
 use crate::layout::{TemplateLayout, VmLayout};
 use crate::qemu::{Boot, CommandLine};
 use crate::template::TemplateError;
@@ -147,8 +147,7 @@ impl Boots {
             }
             Self::Kernel(Kernel { origin: Origin::Disk { pair, .. }, .. }) => {
                 let archive = self.seed().map(|seed| seed.archive(TEMPLATE_HOSTNAME));
-                let archives = [&pair.modules[..], &archive.unwrap_or_default()];
-                write_with_agent(&pair.initramfs, &archives, &work.initramfs())?;
+                pair.write_initramfs(&archive.unwrap_or_default(), &work.initramfs())?;
                 let (path, action) = (work.kernel(), "write");
                 write_atomically(&path, &pair.kernel, 0o600).map_err(|source| TemplateError::File {
                     action,

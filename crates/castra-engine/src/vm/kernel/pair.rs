@@ -27,6 +27,8 @@ pub(super) struct Pair {
     /// Archive of the modules that the agent loads; empty if it needs none.
     pub(super) modules: Vec<u8>,
     pub(super) record: KernelRecord,
+    /// Memory of the VM, in bytes.
+    pub(super) memory_bytes: u64,
 }
 
 impl fmt::Debug for Pair {
@@ -94,7 +96,9 @@ impl Pair {
             rule: system.rule.to_string(),
             entry: sanitize_text(&system.entry),
         };
-        Ok(Self { kernel: system.kernel, initramfs: system.initramfs, modules, record })
+        let System { kernel, initramfs, .. } = system;
+        let memory_bytes = definition.memory_bytes;
+        Ok(Self { kernel, initramfs, modules, record, memory_bytes })
     }
 }
 
