@@ -8,7 +8,7 @@ use crate::report::Event;
 use crate::vm::disk::{Image, check_boot_code, look_at_own_disk};
 use crate::vm::error::{StartError, VmDiskError, VmError};
 use crate::vm::project::ProjectRef;
-use crate::vm::record::{BaseKind, BootRecord, Record};
+use crate::vm::record::{BaseKind, BootRecord, KernelRecord, Record};
 
 use super::pair::{NoKernel, Pair};
 use super::{Boots, Kernel, OwnSeed};
@@ -90,33 +90,46 @@ fn choose(
     }
 }
 
-/// Returns the kernel of the VM's last boot that became ready: as it was kept, or as it is on the
-/// base image, if the VM was restored from a template of that.
+/// Returns the kernel of the VM's last boot that became ready.
 fn last_of(
     definition: &VmDefinition,
     image: Option<&Image>,
     record: &Record,
     project: ProjectRef<'_>,
 ) -> Option<Pair> {
-    let last = record.kept_kernel.as_ref()?;
-    Pair::kept(&project.files(&definition.name), last, definition.memory_bytes).or_else(|| {
+    as_recorded(definition, image, record, record.kept_kernel.as_ref()?, project)
+}
+
+/// Returns a kernel of the VM's as it was kept, or as it is on the base image, if the VM was
+/// restored from a template of that.
+fn as_recorded(
+    definition: &VmDefinition,
+    image: Option<&Image>,
+    record: &Record,
+    kernel: &KernelRecord,
+    project: ProjectRef<'_>,
+) -> Option<Pair> {
+    let files = project.files(&definition.name);
+    Pair::kept(&files, kernel, definition.memory_bytes).or_else(|| {
         let base = match (&record.base.kind, image) {
             (BaseKind::Path(path), _) => path,
             (BaseKind::Managed(_), Some((_, paths))) => &paths.disk,
             (BaseKind::Managed(_), None) => return None,
         };
         let pair = Pair::read(base, definition, project.cancel()).ok()?.ok()?;
-        pair.record.boots_as(last).then_some(pair)
+        pair.record.boots_as(kernel).then_some(pair)
     })
 }
 
-/// Returns what a suspended VM has booted, for a later reboot of its guest.
+/// Returns what a suspended VM has booted, for a later reboot of its guest. Its disk is asked last:
+/// the guest uses it, so its journal may be one that the reader cannot replay.
 ///
 /// # Errors
 /// [`StartError::NoKernel`], or errors of opening the disk.
 pub(in crate::vm) fn of_saved(
     definition: &VmDefinition,
     image: Option<&Image>,
+    record: &Record,
     boot: &BootRecord,
     project: ProjectRef<'_>,
 ) -> Result<Boots, VmError> {
@@ -126,10 +139,9 @@ pub(in crate::vm) fn of_saved(
     if let Some(kernel) = image.and_then(of_image) {
         return Ok(Boots::Kernel(kernel));
     }
-    let files = project.files(&definition.name);
-    let kept =
-        boot.kernel.as_ref().and_then(|record| Pair::kept(&files, record, definition.memory_bytes));
-    let pair = match kept {
+    let recorded = boot.kernel.as_ref();
+    let pair = recorded.and_then(|last| as_recorded(definition, image, record, last, project));
+    let pair = match pair {
         Some(pair) => pair,
         None => Pair::read(&definition.overlay, definition, project.cancel())?
             .map_err(|reason| no_kernel(definition, &definition.overlay, reason))?,

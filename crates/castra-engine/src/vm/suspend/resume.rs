@@ -56,7 +56,7 @@ pub(in crate::vm) fn resume(
     let state = || open_saved(&mut saved.clone(), &record, binary, project);
     let image = base.image.as_ref();
     let options = UpOptions { wait: WaitFor::Ready, ..options };
-    let boots = &kernel::of_saved(&plan.definition, image, &saved.boot, project)?;
+    let boots = &kernel::of_saved(&plan.definition, image, &record, &saved.boot, project)?;
     let request = BootRequest { plan, image, boots, binary, project, options, stopwatch };
     project.report(&Event::VmResuming { vm: vm.clone() });
     warn_of_changes(&saved, plan, image, project.context);
