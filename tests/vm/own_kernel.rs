@@ -21,7 +21,12 @@ fn an_own_disk_boots_with_its_kernel_and_the_one_that_its_guest_installs() {
         |vm: &str, command: &str| project.run(&["exec", vm, "--", "sh", "-c", command]).ok();
     let line = output("own", "cat /proc/cmdline").text();
     assert!(line.starts_with("root=/dev/vda rootfstype=ext4"), "{line}");
-    assert!(line.contains(" quiet rw net.ifnames=0 cloud-init=disabled console=ttyS0 "), "{line}");
+    assert!(
+        line.contains(
+            " quiet rw net.ifnames=0 cryptomgr.notests cloud-init=disabled console=ttyS0 "
+        ),
+        "{line}"
+    );
     // The second VM of the disk is restored from what the first one has left.
     project.run(&["up", "other"]).ok();
     let timeline = project.run(&["timeline", "other"]).ok().text();
