@@ -19,6 +19,7 @@ mod own_kernel;
 mod pipeline;
 mod ports;
 mod readme;
+mod real_disks;
 mod run;
 mod security;
 mod sshd;

@@ -21,9 +21,9 @@ const EXPECTED: &str = "active\ngrown\nnames\nreachable\nwritable\n700\n600\n#cl
 
 #[test]
 fn a_distributions_disk_is_grown_and_usable_once_it_is_ready() {
-    let Some(image) = castra_test_support::disks::debian_with_sshd() else { return };
+    let Some(disk) = castra_test_support::disks::real("bookworm-ext4") else { return };
     let project = Project::new();
-    fs::copy(&image.disk, project.path().join("debian.qcow2")).expect("copied");
+    fs::copy(disk, project.path().join("debian.qcow2")).expect("copied");
     let config = "[[vms]]\nname = \"own\"\nbase_image = \"debian.qcow2\"\nmemory = \"512 MiB\"\n\
         disk = \"3 GiB\"\ncloud_init = { user_data = \"user-data\" }\n";
     project.write("castra.toml", config);

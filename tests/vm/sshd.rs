@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
@@ -43,14 +44,14 @@ fn free_port() -> u16 {
 
 #[test]
 fn no_two_vms_show_the_same_host_key() {
-    let Some(image) = castra_test_support::disks::debian_with_sshd() else { return };
+    let Some(disk) = castra_test_support::disks::real("bookworm-ext4") else { return };
     let project = Project::new();
+    fs::copy(disk, project.path().join("debian.qcow2")).expect("copied");
     let ports = [free_port(), free_port()];
-    let mut config = image.described_as("debian");
+    let mut config = String::new();
     for (name, port) in ["one", "two"].iter().zip(ports) {
         config.push_str(&format!(
-            "[[vms]]\nname = \"{name}\"\n\
-            managed_image = {{ name = \"debian\", version = \"v1\" }}\nmemory = \"512 MiB\"\n\
+            "[[vms]]\nname = \"{name}\"\nbase_image = \"debian.qcow2\"\nmemory = \"512 MiB\"\n\
             port_forwards = [{{ host = {port}, guest = 22 }}]\n"
         ));
     }

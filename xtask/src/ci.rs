@@ -13,6 +13,9 @@ use crate::tools;
 
 /// Filter of the test runner for the tests that run a real QEMU.
 const OF_VMS: &str = "binary(vm) or (binary(faults) and test(/^attacks::/))";
+/// Arguments of the test runner for the tests of disks that are not in every run.
+const OF_ALL_DISKS: [&str; 4] =
+    ["--run-ignored", "only", "-E", "binary(vm) and test(/^real_disks::/)"];
 /// Feature that tests need and users do not.
 const FOR_TESTS: &str = "castra/fail-points";
 /// Variable with the number of tests that run at once, one per core by default.
@@ -38,10 +41,11 @@ pub(crate) fn run_checks() -> Result<(), String> {
     refuse_skipped(&run_tests(&[], None)?)
 }
 
-/// Runs all checks, reads all disks, and repeats the tests that run a real QEMU under a newer one.
+/// Runs all checks, those of all disks, too, and repeats the tests that run a real QEMU under a newer one.
 pub(crate) fn run_all_checks() -> Result<(), String> {
     run_checks()?;
     disks::build_disks(&[])?;
+    refuse_skipped(&run_tests(&OF_ALL_DISKS.map(str::to_owned), None)?)?;
     let programs = newer_qemu::ensure()?;
     refuse_skipped(&run_tests(&["-E".to_owned(), OF_VMS.to_owned()], Some(&programs))?)
 }
@@ -65,6 +69,7 @@ pub(crate) fn test(arguments: &[String]) -> Result<(), String> {
 #[expect(clippy::print_stderr, reason = "a command line tool talks to its user")]
 fn run_tests(arguments: &[String], programs: Option<&Path>) -> Result<String, String> {
     tools::ensure_for_tests()?;
+    disks::build_for_tests()?;
     let cargo = cargo();
     if arguments.is_empty() {
         // With the same features as the others, so that the libraries are not compiled twice.

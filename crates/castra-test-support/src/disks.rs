@@ -205,78 +205,24 @@ pub fn alpine_with_service(script: &str, directory: &Path) -> OwnImage {
     }
 }
 
-/// Returns Debian 12 with systemd and OpenSSH's server, its root on a partition, built from the
-/// machine's own package mirror and kept below the target directory. Returns `None`, reported as a
-/// skip, unless this user is root, who alone can give files to other users.
-pub fn debian_with_sshd() -> Option<OwnImage> {
-    if !rustix::process::geteuid().is_root() {
-        skip("only root can build a Debian disk");
-        return None;
+/// Returns a disk that `cargo xtask disks` has built. Returns `None`, reported as a skip, if it has
+/// not.
+pub fn real(name: &str) -> Option<PathBuf> {
+    let directory = target_tmp().with_file_name("disks").join(name);
+    // Written last.
+    if directory.join("key").exists() {
+        Some(directory.join("disk.qcow2"))
+    } else {
+        skip(&format!("`cargo xtask disks {name}`, as root, builds its disk"));
+        None
     }
-    let directory = target_tmp().join("debian-disk");
-    fs::create_dir_all(&directory).expect("a directory");
-    let lock = fs::File::create(directory.join("lock")).expect("a file");
-    lock.lock().expect("locked");
-    let at = |name: &str| directory.join(name);
-    let image = OwnImage {
-        disk: at("disk.qcow2"),
-        kernel: at("vmlinuz"),
-        initramfs: at("initramfs"),
-        command_line: "root=/dev/vda1 rw console=ttyS0 net.ifnames=0",
-    };
-    // The disk is the last file to be created.
-    if !image.disk.exists() {
-        build_debian(&directory);
-    }
-    Some(image)
 }
 
-/// Drivers of the devices that every VM has: Debian's initramfs does not have the console's by
-/// itself.
-const DEBIAN_MODULES: &str = r"virtio_console\nvirtio_net\nvirtio_blk\nvirtio_pci\next4\n";
-
-fn build_debian(directory: &Path) {
-    let at = |name: &str| directory.join(name).to_str().expect("UTF-8").to_owned();
-    let (archive, tree, raw) = (at("root.tar"), at("tree"), at("disk.raw"));
-    let modules = format!(
-        "printf '{DEBIAN_MODULES}' >> \"$1/etc/initramfs-tools/modules\"; chroot \"$1\" \
-        update-initramfs -u -k all"
-    );
-    let customize = format!("--customize-hook={modules}");
-    tool(
-        "mmdebstrap",
-        &[
-            "--variant=minbase",
-            "--include=linux-image-cloud-amd64,initramfs-tools,systemd-sysv,udev,kmod,\
-            openssh-server,iproute2",
-            "--dpkgopt=path-exclude=/usr/share/doc/*",
-            "--dpkgopt=path-exclude=/usr/share/locale/*",
-            "--dpkgopt=path-exclude=/usr/share/man/*",
-            &customize,
-            "bookworm",
-            &archive,
-        ],
-    );
-    let _ = fs::remove_dir_all(&tree);
-    fs::create_dir(&tree).expect("a directory");
-    tool("tar", &["-C", &tree, "--exclude=./dev/*", "-xf", &archive]);
-    let copy = "cp \"$1\"/boot/vmlinuz-* \"$2\" && cp \"$1\"/boot/initrd.img-* \"$3\"";
-    tool("sh", &["-c", copy, "sh", &tree, &at("vmlinuz"), &at("initramfs")]);
-    let root = at("root.raw");
-    for (path, mib) in [(&root, 1024), (&raw, 1026)] {
-        fs::File::create(path).and_then(|file| file.set_len(mib << 20)).expect("a file");
-    }
-    tool("mke2fs", &["-q", "-F", "-t", "ext4", "-d", &tree, &root]);
-    let table = "echo 'label: gpt\nstart=1MiB, size=1024MiB, type=linux' | sfdisk --quiet \"$1\"";
-    tool("sh", &["-c", table, "sh", &raw]);
-    let (from, to) = (format!("if={root}"), format!("of={raw}"));
-    tool("dd", &[&from, &to, "bs=1M", "seek=1", "conv=sparse,notrunc", "status=none"]);
-    tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &raw, &at("disk.new")]);
-    for path in [&archive, &raw, &root] {
-        fs::remove_file(path).expect("removed");
-    }
-    fs::remove_dir_all(&tree).expect("removed");
-    fs::rename(at("disk.new"), at("disk.qcow2")).expect("renamed");
+/// Returns the package of a newer kernel than the one on a disk of [`real`].
+pub fn kernel_package(disk: &Path) -> PathBuf {
+    let directory = disk.with_file_name("upgrade");
+    let mut packages = fs::read_dir(&directory).expect("a directory").flatten();
+    packages.next().expect("a package").path()
 }
 
 /// Returns a boot sector whose code halts the CPU.
