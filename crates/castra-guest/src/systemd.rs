@@ -22,8 +22,17 @@ use crate::log::log;
 /// Socket on which systemd serves root without a bus.
 const SOCKET: &str = "/run/systemd/private";
 
-/// Interval between questions, each of which costs systemd some milliseconds.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Interval at which [`FILESYSTEMS_SIGN`] is looked for, and at which systemd is asked once that is
+/// there.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Longest interval between questions. systemd sets up its whole interface for each connection, and
+/// sends it what happens to all units as long as it lasts: an emulated CPU has better things to do.
+const ASK_EVERY: Duration = Duration::from_millis(800);
+
+/// File that systemd leaves for the journal when it starts a service which is ordered after the
+/// local filesystems. One of the initrd's systemd may be there from the beginning.
+const FILESYSTEMS_SIGN: &str = "/run/systemd/units/invocation:systemd-tmpfiles-setup.service";
 
 /// Time for one answer. systemd answers between two of its tasks.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -51,10 +60,17 @@ pub(crate) fn is_init(kernel_fs: &KernelFs) -> bool {
 pub(crate) async fn follow(events: &EventSender) {
     let start = Instant::now();
     let (mut is_usable, mut is_in_maintenance) = (false, false);
+    let mut asked = start;
     loop {
+        sleep(LOOK_EVERY).await;
+        let has_sign = !is_usable && fs::symlink_metadata(FILESYSTEMS_SIGN).is_ok();
+        if !has_sign && asked.elapsed() < ASK_EVERY {
+            continue;
+        }
         // Not ready to answer yet, or about to become the root's systemd.
         let look = spawn_blocking(Look::take).await.map_err(io::Error::from).flatten();
         let look = look.unwrap_or_default();
+        asked = Instant::now();
         if look.is_in_maintenance && !is_in_maintenance {
             let reason = "the system is in emergency or rescue mode; `systemctl --failed` and \
                           `journalctl -xb` in the VM say why";
@@ -75,7 +91,6 @@ pub(crate) async fn follow(events: &EventSender) {
         if look.is_up && !is_waiting {
             return;
         }
-        sleep(LOOK_EVERY).await;
     }
 }
 
