@@ -9,6 +9,7 @@ mod floor;
 mod images;
 mod plain;
 mod quicksand;
+mod real_disks;
 mod server;
 mod table;
 mod warm;
@@ -26,13 +27,15 @@ pub(crate) enum Part {
     Images,
     /// From an image to a command in a VM; takes minutes.
     Boots,
+    /// Boots and restores of distributions' disks; takes a quarter of an hour, as root.
+    Disks,
     /// A command in a fresh VM, beside the same by quicksand; takes minutes.
     Quicksand,
 }
 
 impl Part {
     /// All parts, in the order of the table.
-    pub(crate) const ALL: [Self; 3] = [Self::Images, Self::Boots, Self::Quicksand];
+    pub(crate) const ALL: [Self; 4] = [Self::Images, Self::Boots, Self::Disks, Self::Quicksand];
 
     /// Returns the part with this name.
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -43,6 +46,7 @@ impl Part {
         match self {
             Self::Images => "images",
             Self::Boots => "boots",
+            Self::Disks => "disks",
             Self::Quicksand => "quicksand",
         }
     }
@@ -57,6 +61,7 @@ pub(crate) fn run_bench(parts: &[Part]) -> Result<(), String> {
         rows.extend(match part {
             Part::Images => images::measure()?,
             Part::Boots => boots::measure()?,
+            Part::Disks => real_disks::measure()?,
             Part::Quicksand => quicksand::measure()?,
         });
     }

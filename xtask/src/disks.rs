@@ -67,7 +67,7 @@ fn sources() -> Result<Vec<PathBuf>, String> {
 }
 
 /// Builds a disk unless it is there. Returns its directory.
-fn build(name: &str) -> Result<PathBuf, String> {
+pub(crate) fn build(name: &str) -> Result<PathBuf, String> {
     let directory = root().join("target/disks").join(name);
     let failed = |error| format!("{}: {error}", directory.display());
     fs::create_dir_all(&directory).map_err(failed)?;

@@ -23,9 +23,9 @@ const USAGE: &str =
     directory, run a command in it
 cargo xtask test [ARGS]   install what tests need, run all of them; ARGS go to the test runner
 cargo xtask ci [--full]   formatting, lints, licences, documentation, all tests; --full: those of \
-    VMs also under the QEMU of
-                          Debian's backports
-cargo xtask bench [--newer-qemu] [images|boots|quicksand]
+    all disks, too, and those of VMs
+                          also under the QEMU of Debian's backports
+cargo xtask bench [--newer-qemu] [images|boots|disks|quicksand]
                           how fast Castra is, as ratios against baselines measured in the same \
     run; --newer-qemu:
                           with the QEMU of Debian's backports

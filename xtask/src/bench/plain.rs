@@ -100,7 +100,7 @@ fn make_base(image: &Path, base: &Path) -> Result<(), String> {
 }
 
 /// Returns each option with its value, except for the sockets, the sandbox and the agent.
-fn plain_arguments(words: &[&str], initramfs: &Path, overlay: &Path) -> Vec<String> {
+pub(super) fn plain_arguments(words: &[&str], initramfs: &Path, overlay: &Path) -> Vec<String> {
     let mut plain = Vec::new();
     let mut words = words.iter().peekable();
     while let Some(option) = words.next() {
