@@ -46,12 +46,14 @@ fn free_port() -> u16 {
 fn no_two_vms_show_the_same_host_key() {
     let Some(disk) = castra_test_support::disks::real("bookworm-ext4") else { return };
     let project = Project::new();
-    fs::copy(disk, project.path().join("debian.qcow2")).expect("copied");
+    // The same shape as in the tests of real disks, which share its template.
+    fs::copy(disk, project.path().join("own.qcow2")).expect("copied");
     let ports = [free_port(), free_port()];
     let mut config = String::new();
     for (name, port) in ["one", "two"].iter().zip(ports) {
         config.push_str(&format!(
-            "[[vms]]\nname = \"{name}\"\nbase_image = \"debian.qcow2\"\nmemory = \"512 MiB\"\n\
+            "[[vms]]\nname = \"{name}\"\nbase_image = \"own.qcow2\"\n\
+            disk = \"3 GiB\"\nmemory = \"512 MiB\"\n\
             port_forwards = [{{ host = {port}, guest = 22 }}]\n"
         ));
     }
