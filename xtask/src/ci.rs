@@ -41,7 +41,8 @@ pub(crate) fn run_checks() -> Result<(), String> {
     refuse_skipped(&run_tests(&[], None)?)
 }
 
-/// Runs all checks, those of all disks, too, and repeats the tests that run a real QEMU under a newer one.
+/// Runs all checks, those of all disks, too, and repeats the tests that run a real QEMU under a
+/// newer one.
 pub(crate) fn run_all_checks() -> Result<(), String> {
     run_checks()?;
     disks::build_disks(&[])?;

@@ -78,8 +78,8 @@ fn a_disk_of_ones_own_boots_with_its_kernel_and_the_agent() {
     assert_eq!(fake.status("web")["agent"], true);
     boots(&fake, OLD);
     let expected = format!(
-        "{OPTIONS} rw net.ifnames=0 cryptomgr.notests cloud-init=disabled console=ttyS0 no_timer_check \
-        kfence.sample_interval=0 rdinit=/castra/agent"
+        "{OPTIONS} rw net.ifnames=0 cryptomgr.notests cloud-init=disabled console=ttyS0 \
+        no_timer_check kfence.sample_interval=0 rdinit=/castra/agent"
     );
     assert_eq!(booted(&fake, "web").1, expected);
     let initramfs = fs::read(fake.path().join(".castra/vms/web/initramfs")).expect("read");
