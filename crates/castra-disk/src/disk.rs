@@ -4,17 +4,21 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use crate::boot::{self, NoSystem, System};
+use crate::boot::{self, Inspection, NoSystem, System};
 use crate::budget::{Limits, Metered};
 use crate::lvm;
-use crate::partition;
+use crate::partition::{self, Table};
 use crate::signature::{Content, recognize};
 use crate::source::{Shared, Slice, Source};
 
 /// An opened disk.
 pub struct Disk {
-    meter: Arc<Metered>,
+    pub(crate) meter: Arc<Metered>,
     volumes: Vec<Volume>,
+    /// True if its partition table has a place for a BIOS's boot loader, or cannot say.
+    pub(crate) has_place_for_bios: bool,
+    /// True if it has an EFI system partition.
+    pub(crate) has_efi_partition: bool,
 }
 
 /// Part of a disk that may contain a filesystem: all of it, a partition, or a logical volume.
@@ -63,7 +67,9 @@ impl Disk {
     pub fn open(source: impl Source + 'static, limits: Limits) -> io::Result<Self> {
         let meter = Arc::new(Metered::new(Box::new(source), limits));
         let disk: Shared = Arc::clone(&meter) as Shared;
-        let partitions = partition::partitions(disk.as_ref())?;
+        let Table { is_gpt, partitions } = partition::table(disk.as_ref())?;
+        let has_place_for_bios = !is_gpt || partitions.iter().any(|one| one.is_for_bios);
+        let has_efi_partition = partitions.iter().any(|one| one.is_for_uefi);
         let mut volumes = Vec::new();
         if partitions.is_empty() {
             let content = recognize(disk.as_ref())?;
@@ -87,7 +93,7 @@ impl Disk {
             };
             volumes.push(Volume { place, content, partition_uuid: None, source });
         }
-        Ok(Self { meter, volumes })
+        Ok(Self { meter, volumes, has_place_for_bios, has_efi_partition })
     }
 
     /// Returns the volumes in the order of the disk, logical ones last.
@@ -103,5 +109,14 @@ impl Disk {
     pub fn find_system(&self) -> Result<System, NoSystem> {
         self.meter.renew();
         boot::find(&self.volumes, &self.meter)
+    }
+
+    /// Finds what firmware boots from the disk, and the ways into the system that then runs.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub fn inspect(&self) -> io::Result<Inspection> {
+        self.meter.renew();
+        boot::inspect(self)
     }
 }

@@ -44,7 +44,8 @@ mod tree;
 #[doc(hidden)]
 pub use boot::fuzz;
 pub use boot::{
-    Attempt, CommandLine, CommandLineError, NoSystem, OsRelease, RootFilesystem, Rule, System,
+    Attempt, CommandLine, CommandLineError, Inspection, InstalledSystem, NoSystem, OsRelease,
+    RootFilesystem, RootKeys, Rule, System, UefiLoader,
 };
 pub use budget::{Exceeded, Limits};
 pub use disk::{Disk, Place, Volume};

@@ -50,6 +50,11 @@ impl FileTree {
         self.files.read(&path, limit)
     }
 
+    /// Returns `true` if a file of any kind is there, as a part of a longer operation.
+    pub(crate) fn has_counted(&mut self, path: &str) -> bool {
+        self.resolve(path.as_bytes()).is_ok()
+    }
+
     /// Lists a directory as a part of a longer operation, which shares one budget.
     pub(crate) fn list_counted(&mut self, path: &[u8]) -> Result<Vec<Entry>, Fault> {
         let (path, stat) = self.resolve(path)?;

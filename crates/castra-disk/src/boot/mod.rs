@@ -12,6 +12,7 @@ mod extlinux;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod grub;
+mod inspection;
 mod kernel;
 mod mounted;
 mod no_system;
@@ -25,6 +26,8 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use command_line::{CommandLine, CommandLineError};
+pub(crate) use inspection::inspect;
+pub use inspection::{Inspection, InstalledSystem, RootKeys, UefiLoader};
 pub use no_system::{Attempt, NoSystem};
 pub use os_release::OsRelease;
 pub use root::RootFilesystem;

@@ -8,6 +8,12 @@ use crate::fields::{guid, le32, le64};
 use crate::source::{Source, read_up_to};
 
 const SIGNATURE: &[u8] = b"EFI PART";
+/// Types of partitions, as they are written.
+const EFI_SYSTEM: [u8; 16] = *b"\x28\x73\x2a\xc1\x1f\xf8\xd2\x11\xba\x4b\x00\xa0\xc9\x3e\xc9\x3b";
+/// Source: GRUB's manual, "BIOS installation".
+const BIOS_BOOT: [u8; 16] = *b"Hah!IdontNeedEFI";
+/// Attribute of a partition from which a BIOS boots.
+const LEGACY_BOOTABLE: u64 = 1 << 2;
 /// Length of the header's fields.
 const HEADER_BYTES: usize = 92;
 /// Permitted lengths of an entry.
@@ -77,5 +83,12 @@ fn entry_of(entry: &[u8], number: u32, sector: u64, disk_bytes: u64) -> Option<P
     if *kind == [0; 16] || first == 0 || start >= end || start >= disk_bytes {
         return None;
     }
-    Some(Partition { number, start, length: end - start, uuid: Some(guid(identity)) })
+    Some(Partition {
+        number,
+        start,
+        length: end - start,
+        uuid: Some(guid(identity)),
+        is_for_bios: *kind == BIOS_BOOT || le64(entry, 48)? & LEGACY_BOOTABLE != 0,
+        is_for_uefi: *kind == EFI_SYSTEM,
+    })
 }

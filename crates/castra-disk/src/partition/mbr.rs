@@ -10,6 +10,8 @@ use crate::source::{Source, read_up_to};
 const SIGNATURE: u16 = 0xaa55;
 /// Type of the partition that covers a disk with a GPT.
 const PROTECTIVE: u8 = 0xee;
+/// Type of an EFI system partition.
+const EFI_SYSTEM: u8 = 0xef;
 /// Types of extended partitions.
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 /// Size of the sectors that are counted: the table does not say it, and a VM's disk has these.
@@ -110,7 +112,9 @@ impl Mbr {
     ) -> Option<Partition> {
         let (start, length) = (start * SECTOR, entry.count * SECTOR);
         let uuid = Some(format!("{:08x}-{number:02x}", self.serial));
-        (start < disk.length()).then_some(Partition { number, start, length, uuid })
+        let is_for_uefi = entry.kind == EFI_SYSTEM;
+        let found = Partition { number, start, length, uuid, is_for_bios: true, is_for_uefi };
+        (start < disk.length()).then_some(found)
     }
 }
 

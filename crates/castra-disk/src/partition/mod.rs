@@ -13,6 +13,14 @@ pub(crate) const MAX_PARTITIONS: usize = 128;
 /// Sector sizes that disks have.
 const SECTOR_BYTES: [u64; 2] = [512, 4096];
 
+/// A partition table, or none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// True for a GUID partition table.
+    pub(crate) is_gpt: bool,
+    pub(crate) partitions: Vec<Partition>,
+}
+
 /// A partition, by its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Partition {
@@ -24,19 +32,27 @@ pub(crate) struct Partition {
     pub(crate) length: u64,
     /// Identity of a partition in a GPT, as in `root=PARTUUID=…`.
     pub(crate) uuid: Option<String>,
+    /// True if a boot loader for a BIOS may continue there: in a GPT, only in its own partition, or
+    /// in one with the attribute for it.
+    pub(crate) is_for_bios: bool,
+    /// True for an EFI system partition.
+    pub(crate) is_for_uefi: bool,
 }
 
-/// Reads the partition table. Returns no partitions if there is none.
+/// Reads the partition table, which has no partitions if there is none.
 ///
 /// # Errors
 /// Those of the source: damage is no error, since the disk may have no table at all.
-pub(crate) fn partitions(disk: &dyn Source) -> io::Result<Vec<Partition>> {
-    let Some(table) = mbr::Mbr::parse(&read_up_to(disk, 0, 512)?) else { return Ok(Vec::new()) };
+pub(crate) fn table(disk: &dyn Source) -> io::Result<Table> {
+    let Some(table) = mbr::Mbr::parse(&read_up_to(disk, 0, 512)?) else {
+        return Ok(Table::default());
+    };
     let found = if table.is_protective() { gpt::partitions(disk)? } else { None };
-    let mut found = match found {
+    let is_gpt = found.is_some();
+    let mut partitions = match found {
         Some(found) => found,
         None => table.partitions(disk)?,
     };
-    found.truncate(MAX_PARTITIONS);
-    Ok(found)
+    partitions.truncate(MAX_PARTITIONS);
+    Ok(Table { is_gpt, partitions })
 }

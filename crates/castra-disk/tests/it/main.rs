@@ -6,6 +6,7 @@ mod chains;
 mod filesystems;
 mod fuzz;
 mod hostile;
+mod inspection;
 mod made;
 mod tables;
 
