@@ -19,6 +19,7 @@ table=gpt         # gpt, dos, none
 boot=same         # same, separate (ext2), unified (image on an EFI partition)
 volume=           # logical volume of the root, as GROUP/NAME
 upgrade=          # yes: a kernel older than the newest, whose package is left in `upgrade`
+loader=           # installed boot loader: bios (GRUB, table=dos), uefi (systemd-boot, boot=unified)
 # shellcheck source=/dev/null
 . "$recipe"
 
@@ -57,6 +58,15 @@ facts() {
 }
 facts > "$work/facts"
 
+# Makes GRUB's image for a BIOS, which finds its configuration on the first partition.
+bios_loader() {
+    cp -r "$tree/usr/lib/grub/i386-pc" "$tree/boot/grub/"
+    chroot "$tree" grub-mkimage -O i386-pc -p '(hd0,msdos1)/boot/grub' -o /core.img \
+        biosdisk part_msdos ext2 normal linux search serial echo test all_video
+    mv "$tree/core.img" "$work/core.img"
+}
+[ "$loader" != bios ] || bios_loader
+
 # Takes the files of /boot out of the root, and makes a filesystem of them.
 boot_image() {
     case $boot in
@@ -72,6 +82,11 @@ boot_image() {
             mkfs.fat -F 32 -i 1f1e1d1c "$work/boot.image" > "$work/log"
             mmd -i "$work/boot.image" ::EFI ::EFI/Linux
             mcopy -i "$work/boot.image" "$tree/boot/linux.efi" ::EFI/Linux/debian.efi
+            if [ "$loader" = uefi ]; then
+                mmd -i "$work/boot.image" ::EFI/BOOT
+                mcopy -i "$work/boot.image" "$tree/usr/lib/systemd/boot/efi/systemd-bootx64.efi" \
+                    ::EFI/BOOT/BOOTX64.EFI
+            fi
             rm "$tree/boot/linux.efi" "$tree"/boot/vmlinuz-* "$tree"/boot/initrd.img-*
             ;;
     esac
@@ -127,6 +142,11 @@ start=${start}MiB, size=${size}MiB, type=$type"
     truncate -s "$((start + 1))M" "$disk"
     echo "$script" | sfdisk --quiet --no-reread --no-tell-kernel --wipe=never \
         --wipe-partitions=never "$disk"
+fi
+if [ "$loader" = bios ]; then
+    # The boot record's code, and the image in the gap before the first partition.
+    dd if="$tree/boot/grub/i386-pc/boot.img" of="$disk" bs=440 count=1 conv=notrunc status=none
+    dd if="$work/core.img" of="$disk" bs=512 seek=1 conv=notrunc status=none
 fi
 qemu-img convert -f raw -O qcow2 "$disk" "$output/disk.new"
 mv "$work/facts" "$output/facts"
