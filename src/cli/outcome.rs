@@ -56,7 +56,7 @@ fn tips_among(started: &[&UpOutcome], vms: usize) -> String {
     for outcome in started {
         let waits = outcome.record.progress == Progress::Starting;
         let name = name(outcome);
-        tips.push(match (outcome.record.has_agent(), waits) {
+        tips.push(match (outcome.record.runs_commands(), waits) {
             (true, false) => format!("  castra shell{name}"),
             (true, true) => format!("  castra shell{name}    waits for the boot to finish"),
             (false, _) => format!("  castra logs -f{name}    shows its console"),

@@ -154,7 +154,11 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             line.extend(cause.iter().map(|cause| format!("\n  probable cause: {cause}")));
             (line, Normal)
         }
-        Event::VmRunning { vm, agent: false, .. } => (without_agent(vm), Normal),
+        Event::VmRunning { vm, reachable: false, .. } => (without_agent(vm), Normal),
+        Event::VmRunning { vm, agent: false, boot_ms, .. } => {
+            let time = boot_ms.map_or("running".to_owned(), |ms| format!("ready in {}", long(ms)));
+            (format!("→ {vm}: {time}; commands run over its own SSH server"), Normal)
+        }
         Event::VmRunning { vm, boot_ms: Some(ms), .. } => {
             (format!("→ {vm}: ready in {}", long(*ms)), Normal)
         }

@@ -8,7 +8,7 @@ use castra_engine::error::Result;
 use castra_engine::guest::Reach;
 use castra_engine::layout::ProjectLayout;
 use castra_engine::sockets::{PortOwner, Protocol};
-use castra_engine::vm::{self, RecordError, VmState, VmStatus};
+use castra_engine::vm::{self, RecordError, SYSTEM_SSH_PORT, VmState, VmStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -146,7 +146,10 @@ impl PortList {
             vm: status.name.clone(),
             protocol: Protocol::Tcp,
             host,
-            guest: castra_engine::guest::SSH_PORT,
+            guest: match status.native {
+                Some(_) => SYSTEM_SSH_PORT,
+                None => castra_engine::guest::SSH_PORT,
+            },
             purpose: Purpose::Ssh,
             declared: false,
             active: true,

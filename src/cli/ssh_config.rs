@@ -86,7 +86,7 @@ fn records(
             .map(|name| vm::running_vm(Some(name), ProjectRef::new(layout, &context.runtime)))
             .collect();
     }
-    let running = Record::all(layout).into_values().filter(Record::has_agent);
+    let running = Record::all(layout).into_values().filter(Record::runs_commands);
     Ok(running.filter(|record| vm::state_of(record, layout).is_alive()).collect())
 }
 

@@ -190,6 +190,10 @@ fn details(known: &PerVm<VmStatus>) -> String {
                 kernel.os, kernel.rule, kernel.entry
             ));
         }
+        if let Some(native) = &status.native {
+            let (firmware, reason) = (native.firmware.name(), &native.reason);
+            text.push_str(&format!("  firmware     {firmware} ({reason})\n"));
+        }
         if let Some((missing, way_out)) = &status.missing_modules {
             text.push_str(&format!("  kernel       {missing}. {way_out}\n"));
         }
@@ -198,8 +202,12 @@ fn details(known: &PerVm<VmStatus>) -> String {
                 None | Some(0) => "nothing",
                 Some(_) => "output",
             };
+            let commands = match status.ready_ms {
+                Some(_) => "commands run over its own SSH server",
+                None => "unknown",
+            };
             text.push_str(&format!(
-                "  inside       unknown: no castra agent, {console} on the serial console\n"
+                "  inside       {commands}: no castra agent, {console} on the serial console\n"
             ));
         }
         if let (Some(cpus), Some(memory), Some(pid)) = (status.cpus, status.memory_mib, status.pid)

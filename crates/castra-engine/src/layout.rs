@@ -13,6 +13,8 @@
 //!                                     host_key  client_key  known_hosts
 //!                                     machine.state: memory and devices of a suspended VM
 //!                                     kernels/<digest>: kernel and initramfs of its disk
+//!                                     uefi-vars  oem-string-<n>  seed.img  server_key.pub: of a
+//!                                     native boot
 //!                                     boots/<unix ms>.json: timelines of its last starts
 //!   logs/                             castra.log[.1]  image-manager.log  <vm>-console.log
 //!                                     <vm>-qemu.log
@@ -372,6 +374,26 @@ impl VmLayout {
     /// Returns the path of the private key that may log in.
     pub fn client_key(&self) -> PathBuf {
         self.directory.join("client_key")
+    }
+
+    /// Returns the path of the public key of a guest's own SSH server, as it was first shown.
+    pub fn server_key(&self) -> PathBuf {
+        self.directory.join("server_key.pub")
+    }
+
+    /// Returns the path of the variables of the VM's UEFI firmware.
+    pub fn uefi_variables(&self) -> PathBuf {
+        self.directory.join("uefi-vars")
+    }
+
+    /// Returns the paths of texts for the guest's SMBIOS tables, of which there may be fewer.
+    pub fn oem_strings(&self) -> [PathBuf; 2] {
+        ["oem-string-0", "oem-string-1"].map(|name| self.directory.join(name))
+    }
+
+    /// Returns the path of the disk with data for cloud-init.
+    pub fn seed(&self) -> PathBuf {
+        self.directory.join("seed.img")
     }
 
     /// Returns the path of `known_hosts` for other SSH clients.

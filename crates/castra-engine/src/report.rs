@@ -272,6 +272,8 @@ pub enum Event {
         vm: String,
         /// True if the guest runs Castra's agent.
         agent: bool,
+        /// True if commands can run in it: by the agent, or over an SSH server of its own.
+        reachable: bool,
         /// Milliseconds since QEMU's start; `None` if it was running already.
         boot_ms: Option<u64>,
     },

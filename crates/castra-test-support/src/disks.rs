@@ -2,6 +2,7 @@
 //! itself.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::{Project, skip, target_tmp, tool};
@@ -262,6 +263,44 @@ pub fn kernel_of_version(version: &str) -> Vec<u8> {
     kernel[0x20e..0x210].copy_from_slice(&0x200_u16.to_le_bytes());
     kernel[0x400..0x400 + version.len()].copy_from_slice(version.as_bytes());
     kernel
+}
+
+/// Creates a qcow2 with a GPT: a FAT filesystem, with a boot loader for UEFI if `has_loader` is
+/// set, and a system with these further files. With `has_boot_code`, the first sector has code for
+/// a BIOS, and the table has a place for the rest of it.
+pub fn native_disk(target: &Path, files: &[&str], has_loader: bool, has_boot_code: bool) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name);
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    for file in [&["etc/os-release"], files].concat() {
+        let path = at("tree").join(file);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        fs::write(path, "ID=debian\n").expect("written");
+    }
+    for (name, mib) in [("fat", 4), ("root", 8), ("disk", 16)] {
+        fs::File::create(at(name)).and_then(|file| file.set_len(mib << 20)).expect("a file");
+    }
+    tool("mke2fs", &["-qF", "-t", "ext4", "-d", &text(&at("tree")), &text(&at("root"))]);
+    tool("mkfs.fat", &[&text(&at("fat"))]);
+    if has_loader {
+        fs::write(at("BOOTX64.EFI"), "MZ").expect("written");
+        tool("mmd", &["-i", &text(&at("fat")), "::EFI", "::EFI/BOOT"]);
+        tool("mcopy", &["-i", &text(&at("fat")), &text(&at("BOOTX64.EFI")), "::EFI/BOOT"]);
+    }
+    // The loader is found in a partition of either type.
+    let kind = if has_boot_code { "21686148-6449-6E6F-744E-656564454649" } else { "uefi" };
+    let table = "printf 'label: gpt\\nstart=1MiB, size=4MiB, type=%s\\nstart=5MiB, \
+        size=8MiB\\n' $2 | sfdisk -q --no-reread --wipe=never --wipe-partitions=never $1";
+    tool("sh", &["-c", table, "sh", &text(&at("disk")), kind]);
+    let disk = fs::OpenOptions::new().write(true).open(at("disk")).expect("opened");
+    for (name, offset) in [("fat", 1 << 20), ("root", 5 << 20)] {
+        disk.write_all_at(&fs::read(at(name)).expect("read"), offset).expect("written");
+    }
+    if has_boot_code {
+        disk.write_all_at(&[0xfa, 0xf4], 0).expect("written");
+    }
+    let (from, to) = (text(&at("disk")), text(target));
+    tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &from, &to]);
 }
 
 /// Writes a raw ext4 disk with a system that boots a kernel of each of these versions, the first

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use castra_engine::config::{
-    BaseImageSource, BootProfile, KeyLines, PortForward, ProjectConfig, VmDefinition, defaults,
-    format_size, key_lines,
+    BaseImageSource, BootProfile, CloudInitText, Firmware, KeyLines, PortForward, ProjectConfig,
+    VmDefinition, defaults, format_size, key_lines,
 };
 use castra_engine::error::Result;
 use castra_engine::managed::{ArtifactSource, ManagedImageSpec};
 use castra_engine::qemu::CpuModel;
-use castra_engine::vm::{BasePlan, Plan, Record, VmPlan};
+use castra_engine::vm::{self, BasePlan, Plan, Record, VmPlan};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -58,6 +58,10 @@ struct VmShown {
     /// Image that the VM's disk is based on, as `NAME@VERSION`, or the path of the user's own disk.
     image: Setting<String>,
     boot_profile: Setting<String>,
+    /// Firmware that a native boot uses; `null` for another boot, or if the disk is not there.
+    firmware: Setting<Option<Firmware>>,
+    /// Data for cloud-init; `null` if there are none.
+    cloud_init: Setting<Option<CloudInitShown>>,
     cpus: Setting<u32>,
     /// CPU model, used under emulation.
     cpu: Setting<String>,
@@ -68,6 +72,17 @@ struct VmShown {
     port_forwards: Setting<Vec<PortForward>>,
     /// Warnings about the VM.
     warnings: Vec<String>,
+}
+
+/// Origin of a VM's data for cloud-init.
+#[derive(Serialize, JsonSchema)]
+struct CloudInitShown {
+    /// File with the user data; `null` if they are in castra.toml.
+    user_data: Option<PathBuf>,
+    /// True if there is a network configuration.
+    has_network_config: bool,
+    /// File with the network configuration; `null` if it is in castra.toml, or if there is none.
+    network_config: Option<PathBuf>,
 }
 
 /// A value, and where it comes from.
@@ -100,7 +115,7 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
         .vms
         .iter()
         .enumerate()
-        .map(|(number, vm)| show_vm(vm, &line(number), config))
+        .map(|(number, vm)| show_vm(vm, &line(number), config, context))
         .collect();
     let shown = ConfigShown {
         project: config.name.clone(),
@@ -142,7 +157,12 @@ fn outside(config: &ProjectConfig) -> Option<OutsideShown> {
     (shown != OutsideShown::default()).then_some(shown)
 }
 
-fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
+fn show_vm(
+    plan: &VmPlan,
+    lines: &KeyLines,
+    config: &ProjectConfig,
+    context: &CommandContext,
+) -> VmShown {
     let definition = &plan.definition;
     let line = |key: &str| lines.get(key).copied();
     let spec = match &plan.base {
@@ -176,6 +196,8 @@ fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
         description: definition.description.clone(),
         image: image(&plan.base, lines, config),
         boot_profile: Setting::new(boot.to_owned(), line("boot_profile"), boot_why),
+        firmware: firmware(plan, line("firmware"), context),
+        cloud_init: cloud_init(definition, line("cloud_init")),
         cpus: Setting::new(definition.cpus, line("cpus"), "default"),
         cpu: cpu(definition, spec, line("cpu")),
         memory_bytes: Setting::new(definition.memory_bytes, line("memory"), memory_why),
@@ -188,6 +210,55 @@ fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
         ),
         warnings: plan.warnings.clone(),
     }
+}
+
+/// Returns the firmware of a native boot: the VM's own, or the one that its disk is made for.
+fn firmware(
+    plan: &VmPlan,
+    line: Option<usize>,
+    context: &CommandContext,
+) -> Setting<Option<Firmware>> {
+    let definition = &plan.definition;
+    if definition.boot_profile != Some(BootProfile::Native) {
+        return Setting::new(None, line, "a native boot has one");
+    }
+    let disk = match &plan.base {
+        _ if definition.overlay.exists() => Some(definition.overlay.to_path_buf()),
+        BasePlan::Path(path) => Some(path.clone()),
+        BasePlan::Image(_) | BasePlan::FirstOf(_) => None,
+    };
+    let found = disk.and_then(|disk| vm::firmware_of(definition, &disk, &context.runtime));
+    match found {
+        Some((firmware, why)) => Setting::new(Some(firmware), line, why),
+        None => Setting::new(definition.firmware, line, "the disk decides when it is there"),
+    }
+}
+
+/// Returns the origin of the data for cloud-init.
+fn cloud_init(definition: &VmDefinition, line: Option<usize>) -> Setting<Option<CloudInitShown>> {
+    let file = |text: &CloudInitText| match text {
+        CloudInitText::Inline(_) => None,
+        CloudInitText::File { path, .. } => Some(path.clone()),
+    };
+    let shown = definition.cloud_init.as_ref().map(|data| CloudInitShown {
+        user_data: file(&data.user_data),
+        has_network_config: data.network_config.is_some(),
+        network_config: data.network_config.as_ref().and_then(file),
+    });
+    Setting::new(shown, line, "cloud-init does not run")
+}
+
+/// Returns the data for cloud-init in words.
+fn data(shown: Option<&CloudInitShown>) -> String {
+    let Some(shown) = shown else { return "none".to_owned() };
+    let origin = |path: Option<&PathBuf>| {
+        path.map_or("in castra.toml".to_owned(), |path| path.display().to_string())
+    };
+    let user_data = format!("user data {}", origin(shown.user_data.as_ref()));
+    if !shown.has_network_config {
+        return user_data;
+    }
+    format!("{user_data}, network configuration {}", origin(shown.network_config.as_ref()))
 }
 
 /// Returns the CPU under TCG: the VM's own, its image's, or the default.
@@ -251,6 +322,12 @@ fn text(shown: &ConfigShown) -> String {
         let rows = [
             row("image", vm.image.value.clone(), &vm.image.why),
             row("boot", vm.boot_profile.value.clone(), &vm.boot_profile.why),
+            row(
+                "firmware",
+                vm.firmware.value.map_or("none", Firmware::name).to_owned(),
+                &vm.firmware.why,
+            ),
+            row("cloud-init", data(vm.cloud_init.value.as_ref()), &vm.cloud_init.why),
             row("cpus", vm.cpus.value.to_string(), &vm.cpus.why),
             row("cpu", vm.cpu.value.clone(), &vm.cpu.why),
             row("memory", format_size(vm.memory_bytes.value), &vm.memory_bytes.why),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use castra_engine::config::PortForward;
+use castra_engine::config::{Firmware, PortForward};
 use castra_engine::error::{Error, Result};
 use castra_engine::guest::NetworkFault;
 use castra_engine::layout::ProjectLayout;
@@ -12,6 +12,15 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Failure;
+
+/// A boot by the disk's own boot loader.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Native {
+    /// Firmware that started the boot loader.
+    firmware: Firmware,
+    /// Reason for it, in words.
+    reason: String,
+}
 
 /// A VM, as every command prints it. Fields that do not apply are `null`.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -42,11 +51,14 @@ pub(in super::super) struct VmView {
     cpus: Option<u32>,
     /// Memory in MiB, if it is running.
     memory_mib: Option<u64>,
-    /// Port of 127.0.0.1 for SSH, if it is running and has an agent.
+    /// Port of 127.0.0.1 for SSH, if it is running: to castra's agent or, if it boots natively, to
+    /// the system's own server.
     ssh_port: Option<u16>,
     /// `true` if castra's agent runs in its guest, `false` if not, and `null` unless the VM runs.
     /// Without an agent, castra knows nothing of what happens inside.
     agent: Option<bool>,
+    /// Firmware, if it boots natively and is running.
+    native: Option<Native>,
     /// Bytes its guest has written to the serial console, if it is running.
     console_bytes: Option<u64>,
     /// Kernel modules of other kernels than the running one, if the guest has reported them:
@@ -204,6 +216,7 @@ impl VmView {
             memory_mib: None,
             ssh_port: None,
             agent: None,
+            native: None,
             console_bytes: None,
             missing_modules: None,
             kernel: None,
@@ -238,6 +251,9 @@ impl From<VmStatus> for VmView {
             memory_mib: status.memory_mib,
             ssh_port: status.ssh_port,
             agent: status.agent,
+            native: status
+                .native
+                .map(|native| Native { firmware: native.firmware, reason: native.reason }),
             console_bytes: status.console_bytes,
             missing_modules: status.missing_modules.map(|(missing, _)| missing),
             kernel: status.kernel.map(Kernel::from),

@@ -425,7 +425,7 @@ fn adoption_looks_at_everything_and_gives_up_the_keys() {
     let victim = Victim::new();
     victim.plant("web", |_| ());
     let vm = victim.root().join("vms/web");
-    const KEYS: [&str; 3] = ["client_key", "host_key", "known_hosts"];
+    const KEYS: [&str; 4] = ["client_key", "host_key", "known_hosts", "server_key.pub"];
     for name in KEYS {
         fs::write(vm.join(name), format!("{name}, known to a stranger")).expect("written");
     }
@@ -450,7 +450,7 @@ fn adoption_looks_at_everything_and_gives_up_the_keys() {
     victim.run(&["adopt", "--yes"]).code(77).says("a hard link outside");
     fs::remove_file(victim.root().join("web-overlay.qcow2")).expect("removed");
     victim.run(&["adopt", "--yes"]).ok();
-    for (name, number) in KEYS.into_iter().zip([2, 1, 1]) {
+    for (name, number) in KEYS.into_iter().zip([2, 1, 1, 1]) {
         assert!(!vm.join(name).exists(), "{name}");
         let kept =
             fs::read_to_string(quarantine.join(format!("web-{name}.{number}"))).expect("kept");

@@ -6,6 +6,7 @@ mod copies;
 mod ends;
 mod kernels;
 mod log;
+mod native;
 mod network;
 mod ports;
 mod property;

@@ -1,4 +1,4 @@
-//! What firmware finds on a disk, and the ways into the system that it boots.
+//! Boot loaders that firmware finds on a disk, and the ways into the system that they start.
 
 use std::io;
 
@@ -40,7 +40,7 @@ const ROOT_KEYS: &str = "/root/.ssh/authorized_keys";
 /// Largest such file that is read.
 const MAX_KEYS_BYTES: u64 = 256 << 10;
 
-/// What firmware finds on a disk, and the ways into the system that it boots.
+/// Boot loaders that firmware finds on a disk, and the ways into its system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
     /// True if the first sector holds code, which a BIOS runs.

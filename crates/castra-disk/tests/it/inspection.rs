@@ -1,4 +1,4 @@
-//! What firmware finds on a disk, and the ways into its system.
+//! Boot loaders that firmware finds on a disk, and the ways into its system.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,8 +42,7 @@ impl Parts {
         let root = made::filesystem(Kind::Ext4, &root, &self.at("root.image"));
         let disk = made::partitioned(label, &[&esp, &root], &self.at("disk"));
         if let Some(kind) = kind {
-            let fixed = ["--quiet", "--no-reread", "--no-tell-kernel", "--part-type"];
-            tool("sfdisk", &[&fixed[..], &[text(&disk), "1", kind]].concat());
+            tool("sfdisk", &["--quiet", "--no-reread", "--part-type", text(&disk), "1", kind]);
         }
         disk
     }
@@ -87,8 +86,8 @@ fn a_gpt_says_where_a_bios_continues() {
     let parts = Parts::new();
     let disk = parts.disk(GPT, None, None);
     assert!(!inspect(&disk).has_place_for_bios);
-    let fixed = ["--quiet", "--no-reread", "--no-tell-kernel", "--part-attrs"];
-    tool("sfdisk", &[&fixed[..], &[text(&disk), "2", "LegacyBIOSBootable"]].concat());
+    let attributes = [text(&disk), "2", "LegacyBIOSBootable"];
+    tool("sfdisk", &[&["--quiet", "--no-reread", "--part-attrs"], &attributes[..]].concat());
     assert!(inspect(&disk).has_place_for_bios);
 }
 

@@ -161,6 +161,7 @@ fn default_project(
         memory_bytes: defaults::MEMORY_BYTES,
         disk_bytes: defaults::DISK_BYTES,
         boot_profile: None,
+        firmware: None,
         cloud_init: None,
         port_forwards: Vec::new(),
     };

@@ -136,7 +136,13 @@ struct Project {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 #[schemars(extend("oneOf" = [{ "required": ["managed_image"] }, { "required": ["base_image"] }]))]
-#[schemars(extend("dependencies" = { "allow_backing_file": ["base_image"] }))]
+#[schemars(extend("dependencies" = {
+    "allow_backing_file": ["base_image"],
+    "firmware": {
+        "required": ["boot_profile"],
+        "properties": { "boot_profile": { "const": "native" } }
+    }
+}))]
 struct Vm {
     /// Name of the VM, unique in the file: letters, digits, `-`, `_` and `.`.
     #[schemars(length(max = MAX_VM_NAME_BYTES), extend("pattern" = NAME))]
@@ -172,6 +178,9 @@ struct Vm {
     disk: Option<String>,
     /// Boot method. Without it: `managed` if the image or the disk has a kernel, else `native`.
     boot_profile: Option<BootProfile>,
+    /// Firmware that starts the disk's own boot loader, with `boot_profile = "native"`. Without it:
+    /// what the disk is made for, and `bios` if it is made for both.
+    firmware: Option<Firmware>,
     /// Data for cloud-init in the VM, if its disk has cloud-init.
     cloud_init: Option<CloudInit>,
     /// Ports of this machine (127.0.0.1 only) that are forwarded to the VM.
@@ -221,6 +230,15 @@ enum BootProfile {
     Managed,
     /// From the disk's own boot loader, as on a real machine.
     Native,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+enum Firmware {
+    /// QEMU's BIOS.
+    Bios,
+    /// OVMF, which must be installed, with variables that belong to the VM.
+    Uefi,
 }
 
 /// Data for cloud-init. A text with line breaks is the data itself, any other the path of a file in

@@ -83,6 +83,8 @@ pub struct VmDefinition {
     /// Boot method. `None` for the kernel of the image or else of the disk, and natively if there
     /// is none.
     pub boot_profile: Option<BootProfile>,
+    /// Firmware of a native boot. `None` for the one that the disk is made for.
+    pub firmware: Option<Firmware>,
     /// Data for cloud-init in the guest; without it, cloud-init is kept from running.
     pub cloud_init: Option<CloudInit>,
     /// Ports of the host that are forwarded to the VM.
@@ -143,6 +145,26 @@ pub enum BootProfile {
     Managed,
     /// From its disk's own boot loader, as a real machine would.
     Native,
+}
+
+/// Firmware that starts a disk's own boot loader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Firmware {
+    /// BIOS: QEMU's own.
+    Bios,
+    /// UEFI: OVMF, with variables that belong to the VM.
+    Uefi,
+}
+
+impl Firmware {
+    /// Returns its name in `castra.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bios => "bios",
+            Self::Uefi => "uefi",
+        }
+    }
 }
 
 /// A port of the host that is forwarded to a VM.

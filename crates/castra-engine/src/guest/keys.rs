@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Explain, Kind, kind_of_io};
 use crate::files;
-use crate::guest::ssh::Target;
+use crate::guest::ssh::{Pin, Server, Target};
 use crate::hex::hex;
 use crate::host::random_bytes;
 use crate::layout::VmLayout;
@@ -128,14 +128,30 @@ impl VmKeys {
             address,
             user: user.to_owned(),
             client_key: Arc::clone(&self.client),
-            host_key: self.host.public_key().clone(),
+            server: Server::Agent(self.host.public_key().clone()),
             agent: None,
             streams: None,
         }
     }
 
+    /// Returns the target for a connection to the SSH server of the VM's own system.
+    ///
+    /// # Errors
+    /// [`KeyError::Read`] if the server's pinned key cannot be read.
+    pub fn target_of_own_server(
+        &self,
+        layout: &VmLayout,
+        address: SocketAddr,
+        user: &str,
+    ) -> Result<Target, KeyError> {
+        let path = layout.server_key();
+        let pin = Pin::read(path.clone()).map_err(|source| KeyError::Read { path, source })?;
+        Ok(Target { server: Server::Own(pin), ..self.target(address, user) })
+    }
+
     /// Writes `known_hosts` for other SSH clients: the server at 127.0.0.1 and this port, and at
-    /// any address under this alias.
+    /// any address under this alias. `server` is the key of the system's own server, if that may
+    /// be the one.
     ///
     /// # Errors
     /// [`KeyError::Write`].
@@ -144,13 +160,15 @@ impl VmKeys {
         layout: &VmLayout,
         alias: &str,
         port: u16,
+        server: Option<&PublicKey>,
     ) -> Result<(), KeyError> {
-        let mut host = self.host.public_key().clone();
-        host.set_comment("");
-        publish(
-            &layout.known_hosts(),
-            format!("{alias},[127.0.0.1]:{port} {}\n", line(&host)).as_bytes(),
-        )
+        let mut text = String::new();
+        for key in [Some(self.host.public_key()), server].into_iter().flatten() {
+            let mut key = key.clone();
+            key.set_comment("");
+            text.push_str(&format!("{alias},[127.0.0.1]:{port} {}\n", line(&key)));
+        }
+        publish(&layout.known_hosts(), text.as_bytes())
     }
 }
 
@@ -226,7 +244,7 @@ mod tests {
     fn known_hosts_names_alias_address_and_key() {
         let (_directory, layout) = layout();
         let keys = VmKeys::load_or_create(&layout).expect("makes keys");
-        keys.write_known_hosts(&layout, "castra-box", 40022).expect("writes");
+        keys.write_known_hosts(&layout, "castra-box", 40022, None).expect("writes");
         let line = fs::read_to_string(layout.known_hosts()).expect("exists");
         assert!(line.starts_with("castra-box,[127.0.0.1]:40022 ssh-ed25519 AAAA"), "{line}");
         assert_eq!(line.split_whitespace().count(), 3);

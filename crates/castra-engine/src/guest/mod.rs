@@ -5,6 +5,7 @@ mod control;
 mod cpio;
 mod initrd;
 mod keys;
+mod login;
 mod modules;
 mod network;
 mod seed;
@@ -16,6 +17,7 @@ pub use console::{ConsoleEnd, ConsoleOutcome, converse};
 pub use control::{ControlError, ControlPort};
 pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent, modules_archive, write_with_agent};
 pub use keys::{KeyError, VmKeys};
+pub use login::{CREDENTIALS_SYSTEMD, oem_strings, seed_disk};
 pub use modules::{EarlyModule, early_modules};
 pub use network::{
     AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, NoInspection, inspect,

@@ -27,6 +27,16 @@ impl Seed {
         Self { user_data, network_config }
     }
 
+    /// Returns the user data.
+    pub(super) fn user_data(&self) -> &[u8] {
+        &self.user_data
+    }
+
+    /// Returns the network configuration, if there is one.
+    pub(super) fn network_config(&self) -> Option<&[u8]> {
+        self.network_config.as_deref()
+    }
+
     /// Returns the digest of the whole data, SHA-256.
     pub fn digest(&self) -> String {
         let mut hasher = Sha256::new();

@@ -89,7 +89,27 @@ pub enum Boot {
         command_line: CommandLine,
     },
     /// The disk's own boot loader.
-    Native,
+    Native(NativeBoot),
+}
+
+/// Surroundings of a boot by the disk's own boot loader.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NativeBoot {
+    /// UEFI firmware; `None` for QEMU's BIOS.
+    pub uefi: Option<UefiFlash>,
+    /// Files of texts that the guest finds in its SMBIOS tables (type 11).
+    pub oem_strings: Vec<PathBuf>,
+    /// Raw image of a second disk, which is only read.
+    pub seed: Option<PathBuf>,
+}
+
+/// Flash memory with UEFI firmware.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UefiFlash {
+    /// Code, which is only read.
+    pub code: Layer,
+    /// Variables of this machine.
+    pub variables: Layer,
 }
 
 /// Reach of a guest's network. A setting of QEMU and not of the machine, so a saved state resumes
@@ -142,6 +162,7 @@ pub fn arguments(spec: &MachineSpec, channels: &Channels) -> Vec<OsString> {
         serial(spec, channels),
         streams(&channels.streams),
         devices(&spec.devices),
+        seed(&spec.boot),
         process(spec),
         incoming(channels.incoming),
     ];
@@ -201,7 +222,7 @@ fn accelerator(accelerator: Accelerator, threads: CpuThreads) -> String {
 
 fn boot(boot: &Boot) -> Vec<OsString> {
     match boot {
-        Boot::Native => Vec::new(),
+        Boot::Native(native) => native_boot(native),
         Boot::Kernel { kernel, initramfs, command_line } => vec![
             "-kernel".into(),
             kernel.into(),
@@ -211,6 +232,48 @@ fn boot(boot: &Boot) -> Vec<OsString> {
             command_line.as_str().into(),
         ],
     }
+}
+
+fn native_boot(native: &NativeBoot) -> Vec<OsString> {
+    let mut options = Vec::new();
+    if let Some(UefiFlash { code, variables }) = &native.uefi {
+        for (name, file, is_read_only) in [("code", code, true), ("variables", variables, false)] {
+            let access = if is_read_only { "read-only=on" } else { "read-only=off" };
+            let mut node = json!({
+                "driver": file.format.name(), "node-name": name, "file": format!("{name}-file"),
+                "read-only": is_read_only
+            });
+            if file.format == LayerFormat::Qcow2 {
+                node["backing"] = serde_json::Value::Null;
+            }
+            for node in
+                [file_node(&format!("{name}-file"), access, &file.path), node.to_string().into()]
+            {
+                options.extend(["-blockdev".into(), node]);
+            }
+        }
+        options.extend(words(&["-machine", "pflash0=code,pflash1=variables"]));
+    }
+    for path in &native.oem_strings {
+        let mut table = OsString::from("type=11,path=");
+        table.push(escape_path(path));
+        options.extend(["-smbios".into(), table]);
+    }
+    options
+}
+
+/// Returns the options of the disk with data for the guest. It comes after all other devices,
+/// whose places on the bus do not depend on it.
+fn seed(boot: &Boot) -> Vec<OsString> {
+    let Boot::Native(NativeBoot { seed: Some(path), .. }) = boot else { return Vec::new() };
+    let node = json!({
+        "driver": "raw", "node-name": "seed", "file": "seed-file", "read-only": true
+    });
+    [file_node("seed-file", "read-only=on", path), node.to_string().into()]
+        .into_iter()
+        .flat_map(|node| [OsString::from("-blockdev"), node])
+        .chain(words(&["-device", "virtio-blk-pci,drive=seed"]))
+        .collect()
 }
 
 /// Returns the options of the disk. Every file of the backing chain is a node of its own, and every
@@ -382,6 +445,10 @@ mod tests {
         }
     }
 
+    fn native() -> Boot {
+        Boot::Native(NativeBoot::default())
+    }
+
     fn line(spec: &MachineSpec) -> String {
         line_with(spec, false)
     }
@@ -457,17 +524,28 @@ mod tests {
 
     #[test]
     fn a_native_boot_under_kvm() {
-        let machine = MachineSpec {
-            accelerator: Accelerator::Kvm,
-            cpu: CpuModel::host(),
-            ..spec(Boot::Native)
-        };
+        let machine =
+            MachineSpec { accelerator: Accelerator::Kvm, cpu: CpuModel::host(), ..spec(native()) };
         insta::assert_snapshot!(line(&machine));
     }
 
     #[test]
+    fn a_native_boot_by_uefi_with_credentials_and_a_seed() {
+        let file = |path: &str, format| Layer { path: path.into(), format };
+        let boot = NativeBoot {
+            uefi: Some(UefiFlash {
+                code: file("/usr/share/code.fd", LayerFormat::Raw),
+                variables: file("/p/a,b/uefi-vars", LayerFormat::Qcow2),
+            }),
+            oem_strings: vec!["/p/a,b/oem-string-0".into(), "/p/oem-string-1".into()],
+            seed: Some("/p/a,b/seed.img".into()),
+        };
+        insta::assert_snapshot!(line(&spec(Boot::Native(boot))));
+    }
+
+    #[test]
     fn an_isolated_guest_keeps_its_ports() {
-        let machine = MachineSpec { network: Network::Isolated, ..spec(Boot::Native) };
+        let machine = MachineSpec { network: Network::Isolated, ..spec(native()) };
         assert!(
             line(&machine)
                 .contains("-netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:40022-:6022")
@@ -477,15 +555,15 @@ mod tests {
     #[test]
     fn every_file_of_a_disk_is_named_and_the_last_has_no_backing_file() {
         let mut disk = based_on("/p/a.qcow2", &["/p/b.qcow2", "/p/c.qcow2"]);
-        let text = line(&MachineSpec { disk: disk.clone(), ..spec(Boot::Native) });
+        let text = line(&MachineSpec { disk: disk.clone(), ..spec(native()) });
         assert_eq!(text.matches("driver=file,").count(), 3, "{text}");
         assert_eq!(text.matches(r#""backing":null"#).count(), 1, "{text}");
         disk.below[1].format = LayerFormat::Raw;
-        let text = line(&MachineSpec { disk, ..spec(Boot::Native) });
+        let text = line(&MachineSpec { disk, ..spec(native()) });
         assert!(text.contains(
             r#"{"driver":"raw","file":"layer2-file","node-name":"layer2","read-only":true}"#
         ));
-        let alone = line(&MachineSpec { disk: based_on("/p/a.qcow2", &[]), ..spec(Boot::Native) });
+        let alone = line(&MachineSpec { disk: based_on("/p/a.qcow2", &[]), ..spec(native()) });
         assert!(alone.contains(r#"{"backing":null,"discard":"unmap","driver":"qcow2""#), "{alone}");
     }
 
@@ -496,7 +574,7 @@ mod tests {
             disk: based_on("/tmp/a,b/disk,read-only=on.qcow2", &["/tmp/c,d"]),
             memory: Memory::Copied("/tmp/m,share=on".into()),
             console_log: "/tmp/x,append=on".into(),
-            ..spec(Boot::Native)
+            ..spec(native())
         };
         let line = line(&machine);
         assert!(line.contains("guest=a,,debug-threads=on"), "{line}");

@@ -31,7 +31,7 @@ const EFI_SYSTEM_GUID: [u8; 16] = [
     0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b,
 ];
 
-/// Reason why a BIOS cannot boot from a disk.
+/// Reason why firmware cannot boot from a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unbootable {
     /// The disk begins with nothing but zeros.
@@ -42,6 +42,8 @@ pub enum Unbootable {
     NoCode,
     /// The first sector holds no code, and a partition has a boot loader for UEFI.
     UefiOnly,
+    /// No filesystem has a boot loader for UEFI.
+    NoUefiLoader,
 }
 
 impl Unbootable {

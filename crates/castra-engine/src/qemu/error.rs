@@ -8,6 +8,7 @@ use crate::command::CommandError;
 use crate::error::{Explain, Kind, kind_of_io};
 
 use super::disk_error::DiskError;
+use super::firmware::{CODE, VARIABLES};
 use super::qmp::QmpError;
 
 /// Reason why QEMU could not be started, or did not survive.
@@ -123,6 +124,27 @@ pub enum QemuError {
         /// QEMU's message.
         reason: String,
     },
+    /// There is no UEFI firmware on this machine.
+    #[error("no UEFI firmware for QEMU (OVMF) is installed")]
+    NoUefi,
+    /// Only one of the two variables that name UEFI firmware is set.
+    #[error("{set} is set and {unset} is not: UEFI firmware has both, code and variables")]
+    HalfOfUefi {
+        /// The one that is set.
+        set: &'static str,
+        /// The one that is not.
+        unset: &'static str,
+    },
+    /// A variable names a file of UEFI firmware that cannot be read.
+    #[error("{variable} names {}, which cannot be read", path.display())]
+    NamedUefi {
+        /// The variable.
+        variable: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
     /// A signal could not be sent.
     #[error("cannot signal QEMU (process {pid})")]
     Signal {
@@ -154,7 +176,10 @@ impl Explain for QemuError {
             | Self::Broken { .. }
             | Self::Died { .. }
             | Self::NotResponding { .. }
-            | Self::NotSaved { .. } => Kind::Unavailable,
+            | Self::NotSaved { .. }
+            | Self::NoUefi
+            | Self::NamedUefi { .. } => Kind::Unavailable,
+            Self::HalfOfUefi { .. } => Kind::Usage,
             Self::SocketDirectory { source, .. }
             | Self::File { source, .. }
             | Self::Signal { source, .. } => kind_of_io(source),
@@ -210,6 +235,14 @@ impl Explain for QemuError {
                 `command_line` from its description."
                     .into(),
             ),
+            Self::NoUefi => Some(uefi_hint()),
+            Self::NamedUefi { .. } => Some(format!(
+                "Correct it, or unset {CODE} and {VARIABLES}: then Castra looks for installed \
+                firmware."
+            )),
+            Self::HalfOfUefi { unset, .. } => Some(format!(
+                "Set {unset}, too, or neither: then Castra looks for installed firmware."
+            )),
             Self::Disk(error) => error.hint(),
             Self::NotQcow2 { path, .. } => Some(format!(
                 "Convert it first: qemu-img convert -O qcow2 {0} {0}.qcow2, and name that as \
@@ -243,6 +276,16 @@ pub(crate) fn install_hint(program: &str) -> String {
     format!(
         "Install it: `apt install {debian}` (Debian, Ubuntu), `dnf install {fedora}` (Fedora), \
         `pacman -S {arch}` (Arch), `apk add {alpine}` (Alpine), `zypper install {suse}` (openSUSE)."
+    )
+}
+
+/// Returns advice on installing UEFI firmware.
+fn uefi_hint() -> String {
+    format!(
+        "Install it: `apt install ovmf` (Debian, Ubuntu), `dnf install edk2-ovmf` (Fedora), \
+        `pacman -S edk2-ovmf` (Arch), `apk add ovmf` (Alpine), `zypper install \
+        qemu-ovmf-x86_64` (openSUSE); Homebrew's QEMU brings it. For firmware elsewhere, name its \
+        two files in {CODE} and {VARIABLES}."
     )
 }
 

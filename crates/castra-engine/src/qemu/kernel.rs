@@ -51,7 +51,7 @@ mod tests {
             check(&Boot::Kernel { kernel, initramfs: "/initramfs".into(), command_line })
         };
         let with = |mark: &[u8]| checked(&[&[0; MARK_OFFSET as usize], mark, &[0; 100]].concat());
-        assert!(check(&Boot::Native).is_ok());
+        assert!(check(&Boot::Native(Default::default())).is_ok());
         assert!(with(MARK).is_ok());
         for refused in [with(b"\x02\xb0\xad\x1b"), checked(b""), checked(b"\x7fELF")] {
             assert!(matches!(refused, Err(QemuError::NotLinux { .. })));

@@ -13,6 +13,7 @@ mod disk_error;
 mod ending;
 mod error;
 mod find;
+pub mod firmware;
 mod img;
 mod kernel;
 mod liveness;
@@ -31,7 +32,9 @@ mod self_test;
 mod version;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};
-pub use argv::{Boot, Channels, HostForward, MachineSpec, Memory, Network, arguments};
+pub use argv::{
+    Boot, Channels, HostForward, MachineSpec, Memory, NativeBoot, Network, UefiFlash, arguments,
+};
 pub use binary::QemuBinary;
 pub use boot_sector::Unbootable;
 pub use chain::{Disk, Layer, LayerFormat};
@@ -41,6 +44,7 @@ pub use ending::{ENDED_BY_SIGNAL, EndingSignal, ending_signal};
 pub use error::QemuError;
 pub(crate) use error::install_hint;
 pub use find::{FoundQemu, find_qemus, qemu_of_process};
+pub use firmware::UefiFirmware;
 pub use img::{
     DiskCheck, ImageDisk, ImageWork, check_disk, create_overlay, resize_disk, run_image_tool,
 };

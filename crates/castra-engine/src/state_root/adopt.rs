@@ -100,8 +100,8 @@ fn free_name(quarantine: &Path, vm: &str, key: &Path) -> PathBuf {
     numbered.into_iter().find(free).unwrap_or_else(|| quarantine.join(name))
 }
 
-fn keys(files: &VmLayout) -> [PathBuf; 3] {
-    [files.host_key(), files.client_key(), files.known_hosts()]
+fn keys(files: &VmLayout) -> [PathBuf; 4] {
+    [files.host_key(), files.client_key(), files.known_hosts(), files.server_key()]
 }
 
 fn absent(error: io::Error) -> io::Result<()> {

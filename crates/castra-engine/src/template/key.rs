@@ -104,7 +104,7 @@ impl Ingredients {
     ) -> Self {
         let command_line = match &spec.boot {
             Boot::Kernel { command_line, .. } => Some(command_line.clone()),
-            Boot::Native => None,
+            Boot::Native(_) => None,
         };
         Self {
             format: FORMAT,

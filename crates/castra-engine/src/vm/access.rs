@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::cancel::Cancel;
-use crate::guest::ssh::Target;
+use crate::guest::ssh::{Server, Target};
 use crate::guest::{Streams, VmKeys};
 use crate::layout::ProjectLayout;
 use crate::report::Event;
@@ -14,7 +14,7 @@ use super::lock::{await_clone, lock};
 use super::monitor::{connect, continue_recorded, disk_full, ensure_not_stopped, is_paused};
 use super::project::ProjectRef;
 use super::record::{BootRecord, Record, VmState, observe, recorded_vm};
-use super::start::{UpOptions, attach, cancel_suspend, check_network};
+use super::start::{UpOptions, attach, cancel_suspend, check_network, finish_login};
 
 /// Returns the address and keys to log in to a running VM.
 ///
@@ -23,8 +23,16 @@ use super::start::{UpOptions, attach, cancel_suspend, check_network};
 pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result<Target, VmError> {
     let address = ssh_address(record)?;
     let keys = VmKeys::load_or_create(&layout.vm(&record.name))?;
+    if is_own_server(record) {
+        return Ok(keys.target_of_own_server(&layout.vm(&record.name), address, user)?);
+    }
     let streams = record.boot.as_ref().and_then(BootRecord::stream_ports).map(Streams::Shared);
     Ok(Target { agent: record.agent_socket(), streams, ..keys.target(address, user) })
+}
+
+/// Returns `true` if SSH leads to the server of the VM's own system.
+fn is_own_server(record: &Record) -> bool {
+    record.boot.as_ref().is_some_and(|boot| boot.native.is_some())
 }
 
 /// Returns the address of a VM's SSH server; for a stopped VM, the last one.
@@ -49,6 +57,13 @@ pub fn make_ready(name: Option<&str>, project: ProjectRef<'_>) -> Result<(), VmE
     }
     let what = format!("the guest of VM `{}`, which is not responding", record.name);
     project.report(&Event::Waiting { what });
+    if is_own_server(&record) {
+        let mut record = record;
+        if let Some(boot) = &mut record.boot {
+            boot.ready_ms = None;
+        }
+        return finish_login(record, project, None).map(drop);
+    }
     attach(record, project, UpOptions::default()).map(drop)
 }
 
@@ -59,11 +74,16 @@ pub fn make_ready(name: Option<&str>, project: ProjectRef<'_>) -> Result<(), VmE
 pub fn write_known_hosts(record: &Record, layout: &ProjectLayout) -> Result<(), VmError> {
     let port = ssh_port(record)?;
     let files = layout.vm(&record.name);
-    Ok(VmKeys::load_or_create(&files)?.write_known_hosts(
-        &files,
-        &host_key_alias(&record.name),
-        port,
-    )?)
+    let keys = VmKeys::load_or_create(&files)?;
+    let alias = host_key_alias(&record.name);
+    // A VM that does not run may have either server, as the last time.
+    let may_be_own = record.boot.as_ref().is_none_or(|boot| boot.native.is_some());
+    let server = keys.target_of_own_server(&files, ssh_address(record)?, "root")?.server;
+    let server = match &server {
+        Server::Own(pin) if may_be_own => pin.key(),
+        _ => None,
+    };
+    Ok(keys.write_known_hosts(&files, &alias, port, server)?)
 }
 
 /// Returns the name of a VM in its `known_hosts`, at any port, for ssh's `HostKeyAlias`.
@@ -101,8 +121,11 @@ pub fn running_vm(name: Option<&str>, project: ProjectRef<'_>) -> Result<Record,
             state = VmState::Starting;
         }
         if state == VmState::Starting {
-            let outcome = attach(record, project, UpOptions::default())?;
-            return Ok(outcome.record);
+            record = attach(record, project, UpOptions::default())?.record;
+            if record.boot.as_ref().is_some_and(BootRecord::awaits_login) {
+                record = finish_login(record, project, None)?;
+            }
+            return Ok(record);
         }
     }
     if state == VmState::Elsewhere {
@@ -123,6 +146,12 @@ pub fn running_vm(name: Option<&str>, project: ProjectRef<'_>) -> Result<Record,
     }
     if record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_none()) {
         return Err(AccessError::NoAgent { vm: record.name }.into());
+    }
+    if record.boot.as_ref().is_some_and(BootRecord::awaits_login) {
+        let _lock = lock(&record.name, project)?;
+        // The last holder of the lock may have waited for it.
+        record = recorded_vm(Some(&record.name), project.layout)?;
+        record = finish_login(record, project, None)?;
     }
     Ok(record)
 }

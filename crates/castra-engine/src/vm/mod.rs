@@ -95,25 +95,26 @@ pub use diagnosis::{Diagnosis, Trouble};
 pub use disk::ensure_vm_image;
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::{
-    AccessError, Attempt, CloneError, FileAction, PortError, Predecessor, StartError, StateError,
-    StopError, SuspendError, ThrowawayError, VmDiskError, VmError, VmIoError,
+    AccessError, Attempt, CloneError, FileAction, NoLogin, PortError, Predecessor, StartError,
+    StateError, StopError, SuspendError, ThrowawayError, VmDiskError, VmError, VmIoError,
 };
 pub use full_disk::FullDisk;
 pub use inspect::{
     AgentFault, Console, ListedVm, ProjectStatus, VmStatus, check_readable, last_starts,
     list_projects, open_console, services, state_of, status, status_of, status_of_guests,
 };
-pub use kernel::check_own_disk;
+pub use kernel::{check_own_disk, firmware_of};
 pub use parallel::PerVm;
 pub use plan::{BasePlan, Plan, VmPlan, only_declared};
 pub use project::ProjectRef;
 pub use record::{
     BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer, Home,
-    KernelRecord, LayerRecord, MachineRecord, MissingModules, Progress, Record, RecordError,
-    RecordedMachine, StartKind, SuspendRecord, VmState, recorded_vm, sentence_of_copy,
+    KernelRecord, LayerRecord, MachineRecord, MissingModules, NativeRecord, Progress, Record,
+    RecordError, RecordedMachine, SshServer, StartKind, SuspendRecord, VmState, recorded_vm,
+    sentence_of_copy,
 };
 pub use restart::restart;
-pub use start::{UpOptions, UpOutcome, WaitFor, check_port, port_owner};
+pub use start::{SYSTEM_SSH_PORT, UpOptions, UpOutcome, WaitFor, check_port, port_owner};
 pub use suspend::{check_clone, clone, suspend};
 pub use throwaway::{Throwaway, start_throwaway, throwaway_name};
 pub use timeline::{Phase, PhaseSpan, StartResult, Timeline};

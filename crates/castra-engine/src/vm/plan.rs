@@ -151,6 +151,7 @@ fn definition_of_clone(record: &Record, config: &ProjectConfig) -> Option<VmDefi
         memory_bytes: cloned.memory_mib << 20,
         disk_bytes: cloned.disk_bytes,
         boot_profile: Some(cloned.boot_profile),
+        firmware: cloned.firmware,
         // All of it is in the memory and on the disk already.
         cloud_init: None,
         port_forwards: Vec::new(),

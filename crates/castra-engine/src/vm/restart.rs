@@ -65,7 +65,11 @@ fn restart_one(
             // The VM has stopped, although not cleanly, so start it again and report the error
             // afterwards.
             Err(
-                error @ VmError::Stop(StopError::PowerCut { .. } | StopError::Unresponsive { .. }),
+                error @ VmError::Stop(
+                    StopError::PowerCut { .. }
+                    | StopError::Unresponsive { .. }
+                    | StopError::ButtonIgnored { .. },
+                ),
             ) => power_cut = Some(error),
             state => drop(state?),
         }

@@ -74,7 +74,8 @@ pub fn start_throwaway(
     let lock = lock(vm, project)?;
     let started = bring_up(plan, None, project, options).and_then(|record| {
         let files = project.files(vm);
-        let port = record.boot.as_ref().and_then(|boot| boot.ssh_port);
+        let boot = record.boot.as_ref().filter(|boot| boot.has_agent());
+        let port = boot.and_then(|boot| boot.ssh_port);
         let port = port.ok_or_else(|| AccessError::NoAgent { vm: vm.clone() })?;
         // Taken before their sockets are removed. Without them, SSH is the way in.
         let streams = record.boot.as_ref().and_then(BootRecord::stream_ports);

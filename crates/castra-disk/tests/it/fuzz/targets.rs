@@ -29,6 +29,7 @@ pub(crate) fn tables(data: &[u8]) {
     let Ok(disk) = Disk::open(disk, LIMITS) else { return };
     assert!(disk.volumes().len() <= 1000);
     let _ = disk.find_system();
+    let _ = disk.inspect();
 }
 
 /// Reads a filesystem on the whole disk: finds its system and lists everything.
@@ -36,6 +37,7 @@ pub(crate) fn filesystem(data: &[u8]) {
     let mut disk = Sparse::decode(data);
     reseal_btrfs(&mut disk);
     let Ok(disk) = Disk::open(disk, LIMITS) else { return };
+    let _ = disk.inspect();
     let Ok(mut system) = disk.find_system() else { return };
     let mut directories = vec![b"/".to_vec()];
     let start = Instant::now();

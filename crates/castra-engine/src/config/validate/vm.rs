@@ -11,7 +11,7 @@ use super::super::bounds::{DiskPath, resolved};
 use super::super::defaults;
 use super::super::diagnostics::{Problem, Problems, quoted};
 use super::super::machine::Machine;
-use super::super::project::{BaseImageSource, BootProfile, VmDefinition};
+use super::super::project::{BaseImageSource, BootProfile, Firmware, VmDefinition};
 use super::super::schema::{Fields, Key, Value, key, to_i128};
 use super::base::{self, Base};
 use super::image::{Images, read_option};
@@ -32,6 +32,8 @@ const CPU: Key = key("cpu", "\"max\"");
 const BOOT_PROFILE: Key = key("boot_profile", "\"managed\"");
 const BOOT_PROFILES: [(&str, BootProfile); 2] =
     [("managed", BootProfile::Managed), ("native", BootProfile::Native)];
+const FIRMWARE: Key = key("firmware", "\"uefi\"");
+const FIRMWARES: [(&str, Firmware); 2] = [("bios", Firmware::Bios), ("uefi", Firmware::Uefi)];
 const PORT_FORWARDS: Key = key("port_forwards", "[{ host = 8080, guest = 80 }]");
 
 /// Maximum number of virtual CPUs: QEMU 7.2 refuses 256 of them under TCG, because it has no X2APIC
@@ -60,6 +62,8 @@ enum VmProblem {
         format_size(*.has), quoted(.image), format_size(*.needs)
     )]
     MemoryBelowImage { vm: String, image: String, has: u64, needs: u64 },
+    #[error("{0} has `firmware`, which only a native boot uses")]
+    UnusedFirmware(String),
 }
 
 impl Problem for VmProblem {
@@ -71,6 +75,7 @@ impl Problem for VmProblem {
             Self::NamesDifferInCase(..) => "differs in case only".to_owned(),
             Self::SameOverlay(_) => "also the disk of this one".to_owned(),
             Self::OverlayIsBase(_) => "would be written to".to_owned(),
+            Self::UnusedFirmware(_) => "has no effect".to_owned(),
             _ => String::new(),
         }
     }
@@ -103,6 +108,11 @@ impl Problem for VmProblem {
             }
             Self::MemoryBelowImage { needs, .. } => {
                 format!("Write `memory = \"{}\"`.", format_size(*needs))
+            }
+            Self::UnusedFirmware(_) => {
+                "Remove it, or write `boot_profile = \"native\"` to boot with \
+                the disk's own boot loader, without Castra's agent."
+                    .to_owned()
             }
         }
     }
@@ -167,6 +177,7 @@ pub(super) fn read_vm(
     let disk_bytes = size::read_disk(&mut fields, problems).unwrap_or(defaults::DISK_BYTES);
     let boot_profile =
         fields.word(BOOT_PROFILE, &BOOT_PROFILES, problems).map(|profile| *profile.get_ref());
+    let firmware = read_firmware(&mut fields, &title, boot_profile, problems);
     let cloud_init = cloud_init::read(&mut fields, &title, scope, problems);
     let forwards: Vec<SpannedForward> = fields
         .array(PORT_FORWARDS, problems)
@@ -191,6 +202,7 @@ pub(super) fn read_vm(
         memory_bytes,
         disk_bytes,
         boot_profile,
+        firmware,
         cloud_init,
         port_forwards,
     };
@@ -344,6 +356,20 @@ fn read_cpu(fields: &mut Fields<'_>, title: &str, problems: &mut Problems) -> Op
         return None;
     }
     read_option(&fields.line(CPU, problems)?, problems)
+}
+
+/// Reads the firmware of a native boot.
+fn read_firmware(
+    fields: &mut Fields<'_>,
+    title: &str,
+    boot_profile: Option<BootProfile>,
+    problems: &mut Problems,
+) -> Option<Firmware> {
+    let firmware = fields.word(FIRMWARE, &FIRMWARES, problems)?;
+    if boot_profile != Some(BootProfile::Native) {
+        problems.error(firmware.span(), &VmProblem::UnusedFirmware(title.to_owned()));
+    }
+    Some(*firmware.get_ref())
 }
 
 /// Reads the memory, or returns the image's minimum if that is more than the default.

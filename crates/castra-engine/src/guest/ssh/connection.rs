@@ -8,12 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use castra_flow::{Incoming, Outgoing};
 use castra_wire::stream;
-use russh::keys::{PrivateKey, PublicKey};
+use russh::keys::PrivateKey;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::direct::Direct;
 use super::login::Login;
-use super::{SshError, until_cancelled};
+use super::{Server, SshError, until_cancelled};
 use crate::cancel::Cancel;
 use crate::guest::{AgentSocket, Streams, TakenPort};
 
@@ -38,8 +38,8 @@ pub struct Target {
     pub user: String,
     /// Key that logs in.
     pub client_key: Arc<PrivateKey>,
-    /// Public key of the guest's SSH server.
-    pub host_key: PublicKey,
+    /// SSH server of the guest.
+    pub server: Server,
     /// The guest's agent, which is asked about the guest's network while SSH stays silent.
     pub agent: Option<AgentSocket>,
     /// Ports that lead to the agent without the guest's network; `None` if the VM has none.

@@ -52,6 +52,44 @@ pub enum SshError {
         /// Fingerprint of the key that was shown.
         found: String,
     },
+    /// The system's own SSH server shows another key than before.
+    #[error(
+        "the SSH server at {address} is not the one by which this VM was first reached: its host \
+        key is {found}, not {expected}"
+    )]
+    ServerKeyChanged {
+        /// The forwarded port on this host.
+        address: SocketAddr,
+        /// Fingerprint of the key that is pinned.
+        expected: String,
+        /// Fingerprint of the key that was shown.
+        found: String,
+        /// File with the pinned key.
+        pin: PathBuf,
+    },
+    /// The key of the system's own SSH server cannot be pinned.
+    #[error("cannot write {}", path.display())]
+    Pin {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The system's own SSH server does not accept the key.
+    #[error("the SSH server in the VM does not accept Castra's key for user {user}")]
+    NotAccepted {
+        /// The guest's user.
+        user: String,
+    },
+    /// The system's own SSH server cannot do this.
+    #[error(
+        "the command was not run: the SSH server in the VM, which boots natively, does not take \
+        {what}"
+    )]
+    NotOverOwnServer {
+        /// The unsupported request: `more than 128 KiB of arguments`, …
+        what: &'static str,
+    },
     /// The VM does not accept the key.
     #[error("the VM rejects the key for user {user}")]
     Refused {
@@ -178,7 +216,12 @@ impl Explain for SshError {
             | Self::NotStarted { .. }
             | Self::OldAgent { .. }
             | Self::Lost => Kind::Unavailable,
-            Self::HostKeyMismatch { .. } | Self::Refused { .. } => Kind::Permission,
+            Self::HostKeyMismatch { .. }
+            | Self::ServerKeyChanged { .. }
+            | Self::NotAccepted { .. }
+            | Self::Refused { .. } => Kind::Permission,
+            Self::NotOverOwnServer { .. } => Kind::Unavailable,
+            Self::Pin { source, .. } => kind_of_io(source),
             Self::UnknownUser { .. } => Kind::NotFound,
             Self::ManyOntoOne { .. } | Self::TooLong => Kind::Usage,
             Self::Interrupted => Kind::Interrupted,
@@ -212,6 +255,25 @@ impl Explain for SshError {
                 "Another program has taken the VM's port, or its keys were replaced. Restart the \
                 VM with `castra down` and `castra up`."
             }
+            Self::ServerKeyChanged { pin, .. } => {
+                return Some(format!(
+                    "If you have replaced its host keys, delete {}: the next connection pins the \
+                    new one.",
+                    pin.display()
+                ));
+            }
+            Self::NotAccepted { user } if user == "root" => {
+                "Its /root/.ssh/authorized_keys was changed, or its server no longer lets root in \
+                with a key: `PermitRootLogin`, `PubkeyAuthentication`. Log in by `castra console`, \
+                if its system uses the serial console."
+            }
+            Self::NotAccepted { .. } => {
+                "A VM that boots natively knows Castra's key for root only. Add it to the user's \
+                ~/.ssh/authorized_keys, for instance from root's."
+            }
+            Self::NotOverOwnServer { .. } => {
+                "Send long input on stdin, or as a file with `castra cp`."
+            }
             Self::Refused { .. } => {
                 "The keys in the VM's directory have changed since it was started. Restart it with \
                  `castra down` and `castra up`."
@@ -230,6 +292,7 @@ impl Explain for SshError {
                 "Copy them again: they mix old and new contents, or hold only part of the new."
             }
             Self::Interrupted
+            | Self::Pin { .. }
             | Self::TooMuchOutput { .. }
             | Self::Local { .. }
             | Self::LocalFile { .. }

@@ -1,6 +1,5 @@
 //! SSH connections to the guest.
 
-use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use castra_flow::{
@@ -9,27 +8,18 @@ use castra_flow::{
 };
 use russh::client::{AuthResult, ChannelOpenHandle, Config, Handle, Handler, Msg, Session};
 use russh::keys::{HashAlg, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
-use russh::{Channel, ChannelId, Preferred, cipher, kex, mac};
+use russh::{Channel, ChannelId};
 use tokio::net::TcpStream;
 
 use super::silence::{Ear, until_network_is_down};
-use super::{SshError, Target};
-
-/// Key exchanges that are cheap on an emulated CPU without AES instructions, and nothing else: we
-/// know the server.
-const KEX: &[kex::Name] = &[
-    kex::CURVE25519,
-    kex::EXTENSION_SUPPORT_AS_CLIENT,
-    kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
-];
-const CIPHERS: &[cipher::Name] = &[cipher::CHACHA20_POLY1305];
-/// Required although ChaCha20-Poly1305 authenticates by itself: the list must not be empty.
-const MACS: &[mac::Name] = &[mac::HMAC_SHA256_ETM];
+use super::{Server, SshError, Target};
 
 /// An SSH connection that is logged in.
 pub(super) struct Login {
     handle: Handle<Guard>,
     flow: Flow,
+    /// True for a server that knows nothing of castra's own requests.
+    is_own: bool,
 }
 
 impl Login {
@@ -45,7 +35,7 @@ impl Login {
         }
     }
 
-    async fn establish(target: &Target, ear: &Ear) -> Result<Self, SshError> {
+    pub(super) async fn establish(target: &Target, ear: &Ear) -> Result<Self, SshError> {
         let address = target.address;
         let unreachable = |source| SshError::Unreachable { address, source };
         let stream = TcpStream::connect(address).await.map_err(unreachable)?;
@@ -53,26 +43,34 @@ impl Login {
         let flow = Flow::of_client();
         let shown = Arc::new(Mutex::new(None));
         let guard = Guard {
-            expected: target.host_key.clone(),
+            expected: target.server.expected().cloned(),
             shown: Arc::clone(&shown),
             flow: flow.clone(),
         };
-        let handshake = |source| match shown.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(found) => {
-                let expected = target.host_key.fingerprint(HashAlg::Sha256).to_string();
-                SshError::HostKeyMismatch { address, expected, found }
-            }
-            None => SshError::Handshake { address, source },
+        let last_shown = || shown.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let handshake = |source| {
+            mismatch(target, last_shown().as_ref())
+                .unwrap_or(SshError::Handshake { address, source })
         };
         let stream = Paced::new(ear.at(stream), flow.clone());
-        let mut handle = russh::client::connect_stream(Arc::new(config()), stream, guard)
-            .await
-            .map_err(handshake)?;
+        let mut handle =
+            russh::client::connect_stream(Arc::new(config(&target.server)), stream, guard)
+                .await
+                .map_err(handshake)?;
         let key = PrivateKeyWithHashAlg::new(Arc::clone(&target.client_key), None);
         match handle.authenticate_publickey(&target.user, key).await.map_err(handshake)? {
-            AuthResult::Success => Ok(Self { handle, flow }),
+            AuthResult::Success => {
+                if let (Server::Own(pin), Some(shown)) = (&target.server, last_shown()) {
+                    let kept = |source| SshError::Pin { path: pin.path().to_owned(), source };
+                    pin.keep(&shown).map_err(kept)?;
+                }
+                Ok(Self { handle, flow, is_own: target.server.is_own() })
+            }
             AuthResult::Failure { .. } if handle.is_closed() => {
                 Err(handshake(russh::Error::Disconnect))
+            }
+            AuthResult::Failure { .. } if target.server.is_own() => {
+                Err(SshError::NotAccepted { user: target.user.clone() })
             }
             // The agent's answer to a right key for an unknown user.
             AuthResult::Failure { partial_success: true, .. } => {
@@ -80,6 +78,11 @@ impl Login {
             }
             AuthResult::Failure { .. } => Err(SshError::Refused { user: target.user.clone() }),
         }
+    }
+
+    /// Returns `true` for a server that knows nothing of castra's own requests.
+    pub(super) fn is_to_own_server(&self) -> bool {
+        self.is_own
     }
 
     /// Starts a subsystem of the guest's SSH server on a channel of its own.
@@ -119,27 +122,37 @@ pub(super) fn lost(_: russh::Error) -> SshError {
     SshError::Lost
 }
 
-fn config() -> Config {
+/// Returns the error of a server that has shown another key than it must.
+fn mismatch(target: &Target, shown: Option<&PublicKey>) -> Option<SshError> {
+    let (expected, shown) = (target.server.expected()?, shown?);
+    let of = |key: &PublicKey| key.fingerprint(HashAlg::Sha256).to_string();
+    let (address, expected, found) = (target.address, of(expected), of(shown));
+    let is_mismatch = expected != found;
+    is_mismatch.then(|| match &target.server {
+        Server::Agent(_) => SshError::HostKeyMismatch { address, expected, found },
+        Server::Own(pin) => {
+            let pin = pin.path().to_owned();
+            SshError::ServerKeyChanged { address, expected, found, pin }
+        }
+    })
+}
+
+fn config(server: &Server) -> Config {
     Config {
         window_size: CLIENT_WINDOW_BYTES,
         maximum_packet_size: PACKET_BYTES,
         channel_buffer_size: MAILBOX_MESSAGES,
-        preferred: Preferred {
-            kex: Cow::Borrowed(KEX),
-            key: Cow::Borrowed(&[russh::keys::Algorithm::Ed25519]),
-            cipher: Cow::Borrowed(CIPHERS),
-            mac: Cow::Borrowed(MACS),
-            ..Preferred::DEFAULT
-        },
+        preferred: server.preferred(),
         ..Config::default()
     }
 }
 
 /// Handler that checks the host key, counts arriving data, and lets the guest open nothing.
 struct Guard {
-    expected: PublicKey,
-    /// Fingerprint of an unexpected host key.
-    shown: Arc<Mutex<Option<String>>>,
+    /// Key that must be shown; `None` at the first use.
+    expected: Option<PublicKey>,
+    /// Key that was shown.
+    shown: Arc<Mutex<Option<PublicKey>>>,
     flow: Flow,
 }
 
@@ -154,11 +167,9 @@ impl Handler for Guard {
             PublicKeyOrCertificate::PublicKey { key, .. } => key.key_data(),
             PublicKeyOrCertificate::Certificate(certificate) => certificate.public_key(),
         };
-        let is_right = found == self.expected.key_data();
-        if !is_right {
-            let found = found.fingerprint(HashAlg::Sha256).to_string();
-            *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-        }
+        let is_right = self.expected.as_ref().is_none_or(|expected| expected.key_data() == found);
+        let found = PublicKey::from(found.clone());
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         Ok(is_right)
     }
 

@@ -21,6 +21,9 @@ pub(super) async fn start(
     tty: Option<&Tty>,
     environment: &[(OsString, OsString)],
 ) -> Result<Conversation, SshError> {
+    if login.is_to_own_server() {
+        return start_at_own_server(login, command, tty, environment).await;
+    }
     let argv = match command {
         Command::Argv(argv) => argv,
         Command::Line(line) => {
@@ -39,6 +42,47 @@ pub(super) async fn start(
         return Err(SshError::OldAgent { what: "more than 128 KiB of arguments" });
     }
     request(login, Request::Line(line), tty, environment).await
+}
+
+/// Starts a command at a server that has SSH's own requests only: the user's shell parses a line
+/// in which every argument is quoted. Such servers drop most variables, so those are in the line.
+async fn start_at_own_server(
+    login: &Login,
+    command: &Command,
+    tty: Option<&Tty>,
+    environment: &[(OsString, OsString)],
+) -> Result<Conversation, SshError> {
+    let line = match command {
+        Command::Shell => return request(login, Request::Shell, tty, environment).await,
+        Command::Line(line) => [exports(environment), line.as_bytes().to_vec()].concat(),
+        Command::Argv(argv) => quote(&[variables(environment), argv.clone()].concat()),
+    };
+    if line.len() > MAX_LINE_BYTES {
+        return Err(SshError::NotOverOwnServer { what: "more than 128 KiB of arguments" });
+    }
+    request(login, Request::Line(line), tty, &[]).await
+}
+
+/// Returns the beginning of a command that gets these variables.
+fn variables(environment: &[(OsString, OsString)]) -> Vec<OsString> {
+    if environment.is_empty() {
+        return Vec::new();
+    }
+    let assigned = environment.iter().map(|pair| assignment(pair));
+    std::iter::once("env".into()).chain(assigned).collect()
+}
+
+/// Returns the beginning of a shell's line that sets these variables.
+fn exports(environment: &[(OsString, OsString)]) -> Vec<u8> {
+    let export = |pair| [b"export ", &quote(&[assignment(pair)])[..], b"; "].concat();
+    environment.iter().flat_map(export).collect()
+}
+
+fn assignment((name, value): &(OsString, OsString)) -> OsString {
+    let mut text = name.clone();
+    text.push("=");
+    text.push(value);
+    text
 }
 
 /// Starts a command whose arguments no shell parses; returns `None` if the guest does not support

@@ -41,7 +41,7 @@ impl Ear {
         Heard { stream, ear: self.clone() }
     }
 
-    fn has_heard(&self) -> bool {
+    pub(super) fn has_heard(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -160,6 +160,13 @@ impl FromStr for MachineType {
     }
 }
 
+impl MachineType {
+    /// Returns `true` for a board of the family `q35`.
+    pub(in crate::qemu) fn is_q35(&self) -> bool {
+        matches!(self.board, Board::Q35 | Board::Q35Of(..))
+    }
+}
+
 /// Formats the machine as QEMU's `-machine` takes it.
 impl fmt::Display for MachineType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

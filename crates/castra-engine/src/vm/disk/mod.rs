@@ -17,7 +17,7 @@ use crate::config::{DiskPath, defaults};
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files::{self, OVERLAY_BYTES, Peak, create_private_directory, normalise, require_space};
-use crate::layout::{ProjectLayout, is_frozen_layer};
+use crate::layout::{ProjectLayout, VmLayout, is_frozen_layer};
 use crate::qemu::{Qcow2Header, QemuError, create_overlay, resize_disk};
 use crate::report::Event;
 use crate::size::ByteSize;
@@ -71,6 +71,7 @@ pub(super) fn ensure_vm_assets(
         announce(plan, &base, project.context);
         let foundation = new_layer.as_ref().map(|layer| project.layout.layer(&layer.sha256));
         create(plan, foundation.as_ref().unwrap_or(&base.disk), project)?;
+        forget_system(&project.files(vm));
         let mut record = Record::new(project.layout, vm, overlay, base.record.clone());
         record.layer = new_layer;
         // Like its keys, which still exist.
@@ -81,6 +82,13 @@ pub(super) fn ensure_vm_assets(
     record.save(project.layout)?;
     failpoint::reach(Point::OverlayRecorded);
     Ok((ResolvedVmArtifacts { image: base.image, is_new }, record))
+}
+
+/// Removes what is known of the system on an earlier disk of the VM.
+fn forget_system(files: &VmLayout) {
+    for path in [files.uefi_variables(), files.server_key(), files.seed()] {
+        let _ = fs::remove_file(path);
+    }
 }
 
 /// Checks that the configuration may have a VM's disk there, as things are at this moment.

@@ -52,17 +52,32 @@ pub(in crate::vm) enum End {
     PowerCut { limit_secs: Option<u64>, method: &'static str },
     /// A power cut by this method of a guest that did not react to anything.
     Unresponsive { method: &'static str },
+    /// A power cut by this method of a guest without an agent, which ignores its power button.
+    ButtonIgnored { method: &'static str },
 }
 
 /// Way in which a guest was asked to shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
-    /// Its agent has agreed, or it has no agent and its power button was pressed.
+    /// By the agent, which has agreed.
     Reliably,
-    /// Its agent did not answer, so its power button was pressed.
+    /// By the power button of a guest without an agent.
+    ByButton,
+    /// By the power button, since the agent did not answer.
     ByButtonAlone,
     /// QEMU did not press the button.
     Not,
+}
+
+/// Reaction of a guest to its power button.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reaction {
+    /// Shut down.
+    Ended,
+    /// Activity, without an end in time.
+    Late,
+    /// No activity.
+    None,
 }
 
 impl End {
@@ -75,6 +90,9 @@ impl End {
             }
             Self::Unresponsive { method } => {
                 Err(StopError::Unresponsive { vm: vm.to_owned(), method }.into())
+            }
+            Self::ButtonIgnored { method } => {
+                Err(StopError::ButtonIgnored { vm: vm.to_owned(), method }.into())
             }
         }
     }
@@ -171,19 +189,28 @@ impl Stopping<'_> {
             return Ok(End::Orderly);
         }
         let asked = self.ask_guest()?;
-        let has_ended = match asked {
-            Asked::Reliably => self.wait_for_guest(options.limit)?,
-            Asked::ByButtonAlone => self.wait_while_guest_reacts(options.limit)?,
-            Asked::Not => false,
+        let deadline = Instant::now() + options.limit;
+        let mut reaction = match asked {
+            Asked::Reliably if self.wait_for_guest(options.limit)? => Reaction::Ended,
+            Asked::Reliably | Asked::Not => Reaction::Late,
+            Asked::ByButton | Asked::ByButtonAlone => {
+                self.wait_while_guest_reacts(options.limit)?
+            }
         };
-        if has_ended || !self.is_alive() {
+        if asked == Asked::ByButton && reaction == Reaction::None && self.ask_own_server() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let has_ended = self.wait_for_guest(left)?;
+            reaction = if has_ended { Reaction::Ended } else { Reaction::Late };
+        }
+        if reaction == Reaction::Ended || !self.is_alive() {
             return Ok(End::Orderly);
         }
         let method = self.end_qemu()?;
         let limit_secs = (asked != Asked::Not).then_some(options.limit.as_secs());
-        Ok(match asked {
-            Asked::ByButtonAlone => End::Unresponsive { method },
-            Asked::Reliably | Asked::Not => End::PowerCut { limit_secs, method },
+        Ok(match (asked, reaction) {
+            (Asked::ByButtonAlone, _) => End::Unresponsive { method },
+            (Asked::ByButton, Reaction::None) => End::ButtonIgnored { method },
+            _ => End::PowerCut { limit_secs, method },
         })
     }
 
@@ -237,7 +264,7 @@ impl Stopping<'_> {
         }
         Ok(match (self.press_power_button(), has_agent) {
             (false, _) => Asked::Not,
-            (true, false) => Asked::Reliably,
+            (true, false) => Asked::ByButton,
             (true, true) => Asked::ByButtonAlone,
         })
     }
@@ -266,19 +293,31 @@ impl Stopping<'_> {
 
     /// Waits for a guest to shut down that may not have noticed the power button, until it has
     /// written nothing to console and disk for [`QUIET_LIMIT`].
-    fn wait_while_guest_reacts(&self, limit: Duration) -> Result<bool, VmError> {
+    fn wait_while_guest_reacts(&self, limit: Duration) -> Result<Reaction, VmError> {
         let deadline = Instant::now() + limit;
         let (mut written, mut since) = (self.last_written(), Instant::now());
         while Instant::now() < deadline.min(since + QUIET_LIMIT) {
-            if self.wait_for_guest(LOOK_EVERY)? {
-                return Ok(true);
+            if self.wait_for_guest(LOOK_EVERY.min(limit))? {
+                return Ok(Reaction::Ended);
             }
             let now_written = self.last_written();
             if now_written != written {
                 (written, since) = (now_written, Instant::now());
             }
         }
-        Ok(false)
+        let is_quiet = Instant::now() >= since + QUIET_LIMIT;
+        Ok(if is_quiet { Reaction::None } else { Reaction::Late })
+    }
+
+    /// Asks a guest that ignores its power button over its own SSH server, if that has let castra
+    /// in before.
+    fn ask_own_server(&self) -> bool {
+        let boot = self.record.and_then(|record| record.boot.as_ref());
+        let is_let_in = boot.is_some_and(|boot| boot.native.is_some() && boot.ready_ms.is_some());
+        if is_let_in {
+            self.report("SSH, since its guest does not react to the power button");
+        }
+        is_let_in && self.ask_over_ssh()
     }
 
     /// Returns the times at which the guest has last written to its console and its disk.

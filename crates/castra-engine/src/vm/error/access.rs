@@ -9,8 +9,8 @@ use crate::layout::SocketsLayout;
 /// Reason why a running guest cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    /// The VM boots natively, so there is no agent in it.
-    #[error("VM `{vm}` boots natively, without Castra's agent inside")]
+    /// The VM was booted natively by an earlier castra, without a way in.
+    #[error("VM `{vm}` boots natively, and an earlier castra has started it without a way in")]
     NoAgent {
         /// The VM.
         vm: String,
@@ -96,8 +96,8 @@ impl Explain for AccessError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoAgent { vm } => format!(
-                "Forward a port to its own SSH server ([[vms.port_forwards]]) and log in with \
-                `ssh`; `castra logs {vm}` shows its console."
+                "`castra restart {vm}` gives its own SSH server a key and a port; `castra logs \
+                {vm}` shows its console."
             ),
             Self::GuestSilent { vm, .. } => format!(
                 "`castra console {vm}` and `castra logs {vm}` show what it is doing. `castra \

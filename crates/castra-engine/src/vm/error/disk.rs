@@ -265,8 +265,11 @@ fn unbootable(disk: &Path, reason: Unbootable) -> String {
             format!("{disk} has no boot code: its first sector holds only a partition table")
         }
         Unbootable::UefiOnly => {
-            format!("{disk} boots only by UEFI, but Castra starts it with a BIOS")
+            format!("{disk} boots only by UEFI, and not by a BIOS")
         }
+        Unbootable::NoUefiLoader => format!(
+            "{disk} has no boot loader for UEFI (\\EFI\\BOOT\\BOOTX64.EFI on a FAT filesystem)"
+        ),
     }
 }
 
@@ -276,13 +279,16 @@ fn besides(found: Option<&str>) -> String {
 
 fn hint_for_unbootable(reason: Unbootable) -> String {
     match reason {
-        Unbootable::UefiOnly => format!(
-            "Take the publisher's image for BIOS, install a boot loader for BIOS on it \
-             (`grub-install --target=i386-pc`), or describe the disk with its kernel and \
-             initramfs in `[images.NAME]` of castra.toml. To use a UEFI firmware of your own, \
-             set `{}`: docs/config.md, \"A disk of your own\".",
-            UserArguments::VARIABLE
-        ),
+        Unbootable::UefiOnly => {
+            "Boot it by UEFI: `boot_profile = \"native\"` and `firmware = \"uefi\"` in \
+            its [[vms]]."
+                .to_owned()
+        }
+        Unbootable::NoUefiLoader => {
+            "Remove `firmware` from its [[vms]]: then the disk decides. Or \
+            install a boot loader on it: `grub-install --removable` or `bootctl install`."
+                .to_owned()
+        }
         Unbootable::Blank | Unbootable::NoBootSector | Unbootable::NoCode => format!(
             "Name a disk that an operating system is installed on, with a boot loader for \
             BIOS. A disk that holds only a filesystem needs a kernel and an initramfs: \

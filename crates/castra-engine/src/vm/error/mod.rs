@@ -39,7 +39,7 @@ pub use clone::CloneError;
 pub use disk::VmDiskError;
 pub use io::{FileAction, VmIoError};
 pub use port::PortError;
-pub use start::{Predecessor, StartError};
+pub use start::{NoLogin, Predecessor, StartError};
 pub use state::StateError;
 pub use stop::StopError;
 pub use suspend::SuspendError;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::config::CloudInitError;
 use crate::context::BadVariable;
 use crate::error::{Explain, Kind};
+use crate::guest::ssh::SshError;
 use crate::qemu::QemuError;
 use crate::vm::diagnosis::{Diagnosis, Trouble};
 
@@ -41,19 +42,10 @@ pub enum StartError {
         error: CloudInitError,
     },
     /// The VM has data for cloud-init, and boots in a way in which they do not get to it.
-    #[error(
-        "VM `{vm}` has `cloud_init`, but {}",
-        if *is_native {
-            "boots natively, without Castra's agent, which brings the data"
-        } else {
-            "its image has a kernel of its own and no cloud-init"
-        }
-    )]
+    #[error("VM `{vm}` has `cloud_init`, but its image has a kernel of its own and no cloud-init")]
     NoCloudInit {
         /// The VM.
         vm: String,
-        /// `true` if it boots from its disk's boot loader.
-        is_native: bool,
     },
     /// Another VM that was started here still runs, although its project is gone from here.
     #[error(
@@ -110,6 +102,26 @@ pub enum StartError {
         /// Reason that the agent reported.
         reason: String,
     },
+    /// A natively booted system has no SSH server that lets castra in.
+    #[error("VM `{vm}` boots natively, and {}", why.in_words(*limit_secs))]
+    NoLogin {
+        /// The VM.
+        vm: String,
+        /// The limit in seconds.
+        limit_secs: u64,
+        /// Reason for which there is no login.
+        why: NoLogin,
+        /// Castra's public key, as a line of `authorized_keys`.
+        key: String,
+    },
+    /// A natively booted system cannot be logged in to.
+    #[error("VM `{vm}` boots natively, and {error}")]
+    LoginFailed {
+        /// The VM.
+        vm: String,
+        /// The reason.
+        error: Box<SshError>,
+    },
     /// Commands can run, but not all services of the guest are up.
     #[error("not all services of VM `{vm}` were up after {limit_secs} s; commands can run in it")]
     ServicesTimedOut {
@@ -118,6 +130,31 @@ pub enum StartError {
         /// The limit in seconds.
         limit_secs: u64,
     },
+}
+
+/// Reason for which a system's own SSH server does not let castra in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoLogin {
+    /// Nothing answers.
+    Silent,
+    /// Nothing listens.
+    Closed,
+    /// The key is not accepted.
+    Refused,
+}
+
+impl NoLogin {
+    fn in_words(self, limit_secs: u64) -> String {
+        match self {
+            Self::Silent => {
+                format!("nothing answered at port 22 of its guest within {limit_secs} s")
+            }
+            Self::Closed => {
+                format!("no SSH server answered at port 22 of its guest within {limit_secs} s")
+            }
+            Self::Refused => "its SSH server does not accept Castra's key".to_owned(),
+        }
+    }
 }
 
 /// A VM whose project was moved or removed while it ran.
@@ -144,6 +181,8 @@ impl StartError {
             | Self::NoCloudInit { .. }
             | Self::PlaceTaken { .. }
             | Self::AgentFailed { .. }
+            | Self::NoLogin { .. }
+            | Self::LoginFailed { .. }
             | Self::ServicesTimedOut { .. } => None,
         }
     }
@@ -175,7 +214,9 @@ impl Explain for StartError {
             | Self::BootFailed { .. }
             | Self::BootTimedOut { .. }
             | Self::AgentFailed { .. }
+            | Self::NoLogin { .. }
             | Self::ServicesTimedOut { .. } => Kind::Unavailable,
+            Self::LoginFailed { error, .. } => error.kind(),
         }
     }
 
@@ -186,14 +227,11 @@ impl Explain for StartError {
                 "Omit `--wait services`: `castra up {vm}` returns once it is running, and `castra \
                 console {vm}` shows its serial console."
             ),
-            Self::NoKernel { .. } => "A disk with a boot loader for BIOS boots without Castra's \
-                agent: `boot_profile = \"native\"` in its [[vms]]."
+            Self::NoKernel { .. } => "A disk with a boot loader boots without Castra's agent: \
+                `boot_profile = \"native\"` in its [[vms]]."
                 .to_owned(),
             Self::CloudInit { error, .. } => return error.hint(),
-            Self::NoCloudInit { is_native: true, .. } => "Remove `boot_profile = \"native\"`, or \
-                give the disk a seed of its own (a filesystem labelled CIDATA)."
-                .to_owned(),
-            Self::NoCloudInit { is_native: false, .. } => "Choose an image with cloud-init, for \
+            Self::NoCloudInit { .. } => "Choose an image with cloud-init, for \
                 instance `managed_image = \"debian-13\"`; `castra image list --available` shows \
                 them. Or remove `cloud_init`."
                 .to_owned(),
@@ -213,6 +251,19 @@ impl Explain for StartError {
             Self::AgentFailed { vm, .. } => {
                 format!("`castra logs {vm}` shows the guest's console.")
             }
+            Self::NoLogin { vm, why: NoLogin::Refused, key, .. } => format!(
+                "The VM keeps running. Its server must let root in with a key \
+                (`PermitRootLogin`). systemd 252 and cloud-init are given the key; without them, \
+                append it to the guest's /root/.ssh/authorized_keys yourself, for instance by \
+                `castra console {vm}`:\n{key}"
+            ),
+            Self::NoLogin { vm, .. } => format!(
+                "The VM keeps running. Commands run in it over an SSH server of its own, at an \
+                address from DHCP. `castra console {vm}` and `castra logs {vm}` show whether it \
+                has booted, if its system uses the serial console; a slow one may need more time: \
+                --boot-timeout SECS. `castra up --no-wait {vm}` waits for nothing."
+            ),
+            Self::LoginFailed { error, .. } => return error.hint(),
             Self::ServicesTimedOut { vm, .. } => {
                 format!("`castra logs {vm}` shows what they wait for.")
             }

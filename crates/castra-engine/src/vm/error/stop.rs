@@ -35,6 +35,17 @@ pub enum StopError {
         /// Method that ended QEMU.
         method: &'static str,
     },
+    /// The VM was ended by a power cut, since its guest ignores the power button.
+    #[error(
+        "VM `{vm}` does not react to the power button, and has no castra agent to ask: its QEMU \
+        was stopped by {method}, like a power cut"
+    )]
+    ButtonIgnored {
+        /// The VM.
+        vm: String,
+        /// Method that ended QEMU.
+        method: &'static str,
+    },
     /// QEMU could not be ended.
     #[error("QEMU of VM `{vm}` (process {pid}) does not exit, not even on SIGKILL")]
     Unkillable {
@@ -49,9 +60,10 @@ impl Explain for StopError {
     fn kind(&self) -> Kind {
         match self {
             Self::IsSuspended { .. } => Kind::Busy,
-            Self::PowerCut { .. } | Self::Unresponsive { .. } | Self::Unkillable { .. } => {
-                Kind::Unavailable
-            }
+            Self::PowerCut { .. }
+            | Self::Unresponsive { .. }
+            | Self::ButtonIgnored { .. }
+            | Self::Unkillable { .. } => Kind::Unavailable,
         }
     }
 
@@ -69,6 +81,11 @@ impl Explain for StopError {
             Self::Unresponsive { vm, .. } => Some(format!(
                 "`castra up {vm}` boots it from its disk, whose filesystem recovers by its \
                 journal; `castra logs {vm}` shows what happened in it."
+            )),
+            Self::ButtonIgnored { vm, .. } => Some(format!(
+                "`castra up {vm}` boots it from its disk, whose filesystem recovers by its \
+                journal. A guest reacts with systemd or with acpid; shut others down from inside, \
+                before `castra down`."
             )),
             Self::Unkillable { .. } => None,
         }

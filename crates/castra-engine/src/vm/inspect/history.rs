@@ -30,7 +30,7 @@ pub fn last_starts(record: &Record, project: ProjectRef<'_>) -> Vec<Timeline> {
 fn learn(record: &Record, boot: &BootRecord, project: ProjectRef<'_>) -> Option<()> {
     let files = project.files(&record.name);
     let is_open = |span: &PhaseSpan| span.end_ms.is_none();
-    boot.ssh_port?;
+    boot.has_agent().then_some(())?;
     timeline::find(&files, boot.started_unix_ms)?.phases.iter().any(is_open).then_some(())?;
     let _lock = Lock::try_hold(trusted::open(&files.lock()).ok()?, &files.lock()).ok()??;
     // The last holder of the lock may have completed it meanwhile.

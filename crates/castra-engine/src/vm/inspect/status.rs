@@ -20,7 +20,8 @@ use crate::vm::full_disk::FullDisk;
 use crate::vm::monitor::is_paused;
 use crate::vm::parallel::PerVm;
 use crate::vm::record::{
-    BootRecord, Crash, KernelRecord, MissingModules, Record, VmState, copy_of, crash, observe,
+    BootRecord, Crash, KernelRecord, MissingModules, NativeRecord, Record, VmState, copy_of, crash,
+    observe,
 };
 
 /// Status of one VM.
@@ -52,11 +53,13 @@ pub struct VmStatus {
     pub cpus: Option<u32>,
     /// Memory in MiB, if it is running.
     pub memory_mib: Option<u64>,
-    /// Port on 127.0.0.1 for SSH, if it runs and has an agent.
+    /// Port on 127.0.0.1 for SSH, if it runs.
     pub ssh_port: Option<u16>,
     /// `true` if Castra's agent is in its guest; `None` unless it runs. Without an agent, nothing
     /// is known of what happens inside.
     pub agent: Option<bool>,
+    /// Firmware and login of a native boot, if it runs so.
+    pub native: Option<NativeRecord>,
     /// Bytes its guest has written to the serial console, if it is running.
     pub console_bytes: Option<u64>,
     /// Kernel modules of other kernels than the running one, if the guest has reported them, and
@@ -233,6 +236,7 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         memory_mib: boot.map(|boot| boot.memory_mib),
         ssh_port: boot.and_then(|boot| boot.ssh_port),
         agent: boot.map(BootRecord::has_agent),
+        native: boot.and_then(|boot| boot.native.clone()),
         console_bytes: boot.map(|_| fs::metadata(files.console_log()).map_or(0, |log| log.len())),
         missing_modules: boot.and_then(|boot| boot.missing_modules.clone()).map(|missing| {
             let has_own = boot.is_some_and(|boot| boot.kernel.is_some());

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use crate::config::{BootProfile, VmDefinition};
+use crate::config::{BootProfile, Firmware, VmDefinition};
 use crate::context::RuntimeContext;
 use crate::report::Event;
-use crate::vm::disk::{Image, check_boot_code, look_at_own_disk};
+use crate::vm::disk::{Image, look_at_own_disk};
 use crate::vm::error::{StartError, VmDiskError, VmError};
 use crate::vm::project::ProjectRef;
-use crate::vm::record::{BaseKind, BootRecord, KernelRecord, Record};
+use crate::vm::record::{BaseKind, BootRecord, KernelRecord, NativeRecord, Record};
 
 use super::pair::{NoKernel, Pair};
-use super::{Boots, Kernel, OwnSeed};
+use super::{Boots, Kernel, Native, OwnSeed};
 
 /// What a VM boots, and what else it could.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(in crate::vm) fn of_new_disk(
     context: &RuntimeContext,
 ) -> Result<Choice, VmError> {
     let found = look(definition, image, base, context)?;
-    let boots = found.or_else(|reason| without_kernel(definition, base, reason, context))?;
+    let boots = found.or_else(|reason| without_kernel(definition, image, base, reason, context))?;
     check_cloud_init(definition, &boots)?;
     Ok(Choice { boots, previous: None })
 }
@@ -83,7 +83,7 @@ fn choose(
                 Ok(Choice { boots: own(pair, definition)?, previous: None })
             }
             None => {
-                let boots = without_kernel(definition, disk, reason, context)?;
+                let boots = without_kernel(definition, image, disk, reason, context)?;
                 Ok(Choice { boots, previous: None })
             }
         },
@@ -133,8 +133,16 @@ pub(in crate::vm) fn of_saved(
     boot: &BootRecord,
     project: ProjectRef<'_>,
 ) -> Result<Boots, VmError> {
+    let files = project.files(&definition.name);
     if !boot.has_agent() {
-        return Ok(Boots::Native);
+        let record = boot.native.clone().unwrap_or(NativeRecord {
+            firmware: Firmware::Bios,
+            reason: "that of an earlier castra".to_owned(),
+            seed: false,
+            ssh_server: None,
+        });
+        let native = Native::of_record(definition, image, &record, &files, project.context)?;
+        return Ok(Boots::Native(Box::new(native)));
     }
     if let Some(kernel) = image.and_then(of_image) {
         return Ok(Boots::Kernel(kernel));
@@ -168,7 +176,7 @@ pub fn check_own_disk(
     }
     match look(definition, None, path, context)? {
         Ok(_) => Ok(()),
-        Err(reason) => check_native(definition, path, reason, context).map(drop),
+        Err(reason) => check_native(definition, None, path, reason, context).map(drop),
     }
 }
 
@@ -180,8 +188,8 @@ fn look(
     context: &RuntimeContext,
 ) -> Result<Result<Boots, NoKernel>, VmError> {
     if definition.boot_profile == Some(BootProfile::Native) {
-        check_boot_code(&definition.name, disk, context)?;
-        return Ok(Ok(Boots::Native));
+        let native = Native::of_disk(definition, image, disk, context)?;
+        return Ok(Ok(Boots::Native(Box::new(native))));
     }
     if let Some(kernel) = image.and_then(of_image) {
         return Ok(Ok(Boots::Kernel(kernel)));
@@ -203,8 +211,7 @@ fn check_cloud_init(definition: &VmDefinition, boots: &Boots) -> Result<(), Star
     if definition.cloud_init.is_none() || boots.seed().is_some() {
         return Ok(());
     }
-    let vm = definition.name.clone();
-    Err(StartError::NoCloudInit { vm, is_native: matches!(boots, Boots::Native) })
+    Err(StartError::NoCloudInit { vm: definition.name.clone() })
 }
 
 fn of_image((spec, paths): &Image) -> Option<Kernel> {
@@ -216,37 +223,39 @@ fn of_image((spec, paths): &Image) -> Option<Kernel> {
 /// unless the definition asks for a kernel.
 fn without_kernel(
     definition: &VmDefinition,
+    image: Option<&Image>,
     disk: &Path,
     reason: NoKernel,
     context: &RuntimeContext,
 ) -> Result<Boots, VmError> {
-    let NoKernel(reason) = check_native(definition, disk, reason, context)?;
+    let (native, NoKernel(reason)) = check_native(definition, image, disk, reason, context)?;
     let vm = &definition.name;
     let message = format!(
         "VM `{vm}` boots natively, without Castra's agent: {reason}. `boot_profile = \"native\"` \
         in its [[vms]] silences this"
     );
     context.reporter.report(&Event::Warning { message });
-    Ok(Boots::Native)
+    Ok(Boots::Native(Box::new(native)))
 }
 
-/// Checks that a disk without a kernel of its own may boot natively, and can. Returns the reason
-/// why it does.
+/// Checks that a disk without a kernel of its own may boot natively, and can. Returns that boot,
+/// and the reason for it.
 fn check_native(
     definition: &VmDefinition,
+    image: Option<&Image>,
     disk: &Path,
     reason: NoKernel,
     context: &RuntimeContext,
-) -> Result<NoKernel, VmError> {
+) -> Result<(Native, NoKernel), VmError> {
     if definition.boot_profile == Some(BootProfile::Managed) {
         return Err(no_kernel(definition, disk, reason).into());
     }
-    match check_boot_code(&definition.name, disk, context) {
+    match Native::of_disk(definition, image, disk, context) {
         Err(VmError::Disk(VmDiskError::Unbootable { vm, disk, reason: unbootable, .. })) => {
             let found = Some(reason.0);
             Err(VmDiskError::Unbootable { vm, disk, reason: unbootable, found }.into())
         }
-        checked => checked.map(|()| reason),
+        native => Ok((native?, reason)),
     }
 }
 

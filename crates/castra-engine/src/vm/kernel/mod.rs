@@ -7,6 +7,7 @@
 mod choice;
 mod command_line;
 mod keep;
+mod native;
 mod pair;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use castra_wire::Relay;
 
 use crate::config::VmDefinition;
+use crate::context::RuntimeContext;
 use crate::files::write_atomically;
 use crate::guest::{Seed, TEMPLATE_HOSTNAME, append_agent};
 use crate::layout::{TemplateLayout, VmLayout};
@@ -27,13 +29,15 @@ use super::record::KernelRecord;
 pub use choice::check_own_disk;
 pub(super) use choice::{Choice, of_disk, of_new_disk, of_saved};
 pub(super) use keep::share_kernel;
+pub(super) use native::Native;
+pub use native::firmware_of;
 use pair::Pair;
 
 /// What a VM boots.
 #[derive(Debug)]
 pub(super) enum Boots {
     /// The boot loader of its disk, without an agent in the guest.
-    Native,
+    Native(Box<Native>),
     /// A kernel, with the agent in its initramfs.
     Kernel(Kernel),
 }
@@ -99,7 +103,15 @@ impl Boots {
     pub(super) fn record(&self) -> Option<&KernelRecord> {
         match self {
             Self::Kernel(Kernel { origin: Origin::Disk { pair, .. }, .. }) => Some(&pair.record),
-            Self::Kernel(Kernel { origin: Origin::Image { .. }, .. }) | Self::Native => None,
+            Self::Kernel(Kernel { origin: Origin::Image { .. }, .. }) | Self::Native(_) => None,
+        }
+    }
+
+    /// Returns the boot by the disk's own boot loader, if it is one.
+    pub(super) fn native(&self) -> Option<&Native> {
+        match self {
+            Self::Native(native) => Some(native),
+            Self::Kernel(_) => None,
         }
     }
 
@@ -109,7 +121,8 @@ impl Boots {
             Self::Kernel(Kernel { origin: Origin::Disk { seed, .. }, .. }) => {
                 seed.as_ref().map(|own| &own.seed)
             }
-            Self::Kernel(Kernel { origin: Origin::Image { .. }, .. }) | Self::Native => None,
+            Self::Native(native) => native.seed(),
+            Self::Kernel(Kernel { origin: Origin::Image { .. }, .. }) => None,
         }
     }
 
@@ -117,14 +130,15 @@ impl Boots {
     /// this one nor `kept`.
     ///
     /// # Errors
-    /// [`VmError::Initrd`] or [`super::VmIoError::File`].
+    /// [`VmError::Initrd`], [`VmError::Key`], [`VmError::Qemu`] or [`super::VmIoError::File`].
     pub(super) fn provide(
         &self,
         files: &VmLayout,
         kept: Option<&KernelRecord>,
+        context: &RuntimeContext,
     ) -> Result<(), VmError> {
         match self {
-            Self::Native => Ok(()),
+            Self::Native(native) => native.provide(files, context),
             Self::Kernel(Kernel { origin: Origin::Image { initramfs, .. }, .. }) => {
                 Ok(append_agent(initramfs, &files.initramfs())?)
             }
@@ -141,7 +155,7 @@ impl Boots {
     /// [`TemplateError::Initrd`] or [`TemplateError::File`].
     pub(super) fn provide_template(&self, work: &TemplateLayout) -> Result<(), TemplateError> {
         match self {
-            Self::Native => Ok(()),
+            Self::Native(_) => Ok(()),
             Self::Kernel(Kernel { origin: Origin::Image { initramfs, .. }, .. }) => {
                 Ok(append_agent(initramfs, &work.initramfs())?)
             }
@@ -160,7 +174,10 @@ impl Boots {
 
     /// Returns QEMU's part of it, with files of the VM.
     pub(super) fn of_qemu(&self, files: &VmLayout, relays: &[Relay]) -> Boot {
-        let Self::Kernel(Kernel { origin, command_line }) = self else { return Boot::Native };
+        let Kernel { origin, command_line } = match self {
+            Self::Native(native) => return native.of_qemu(files),
+            Self::Kernel(kernel) => kernel,
+        };
         let kernel = match origin {
             Origin::Image { kernel, .. } => kernel.clone(),
             Origin::Disk { pair, .. } => files.kernel(&pair.record.kernel_sha256),

@@ -112,9 +112,9 @@ fn no_system(reason: &castra_disk::NoSystem, definition: &VmDefinition) -> NoKer
 }
 
 /// An image that fails to be read once the operation is interrupted.
-struct Interruptible {
-    image: Image,
-    cancel: Cancel,
+pub(super) struct Interruptible {
+    pub(super) image: Image,
+    pub(super) cancel: Cancel,
 }
 
 impl Source for Interruptible {

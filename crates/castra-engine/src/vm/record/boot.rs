@@ -16,6 +16,7 @@ use crate::qemu::{
 use super::home::Home;
 use super::kernel::KernelRecord;
 use super::modules::MissingModules;
+use super::native::NativeRecord;
 
 /// Kind of start of a VM's run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -50,8 +51,8 @@ pub struct BootRecord {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
-    /// Port on 127.0.0.1 that leads to the agent's SSH server; `None` for a native boot, which has
-    /// no agent.
+    /// Port on 127.0.0.1 that leads to the agent's SSH server or, for a native boot, to the
+    /// system's own; `None` for a native boot of an earlier castra.
     pub ssh_port: Option<u16>,
     /// Declared forwards.
     pub port_forwards: Vec<PortForward>,
@@ -79,6 +80,9 @@ pub struct BootRecord {
     /// Kernel that was read from the VM's disk; `None` if it is the image's, or for a native boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelRecord>,
+    /// Firmware and login of a native boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native: Option<NativeRecord>,
 }
 
 /// The machine of a record, which may come from a stranger.
@@ -134,7 +138,13 @@ pub struct MachineRecord {
 impl BootRecord {
     /// Returns `true` if Castra's agent is in the guest: a native boot has none.
     pub fn has_agent(&self) -> bool {
-        self.ssh_port.is_some()
+        self.ssh_port.is_some() && self.native.is_none()
+    }
+
+    /// Returns `true` for a native boot whose system's own SSH server may be reached and has not
+    /// accepted a login yet.
+    pub(in crate::vm) fn awaits_login(&self) -> bool {
+        self.ssh_port.is_some() && self.native.is_some() && self.ready_ms.is_none()
     }
 
     /// Returns the paths of the sockets.
@@ -155,6 +165,15 @@ impl BootRecord {
             && self.memory_mib == definition.memory_bytes >> 20
             && self.port_forwards == definition.port_forwards
             && self.has_cpu_of(definition)
+            && self.has_firmware_of(definition)
+    }
+
+    /// Returns `true` if the firmware matches the definition, as far as that names one.
+    fn has_firmware_of(&self, definition: &VmDefinition) -> bool {
+        match (definition.firmware, &self.native) {
+            (Some(wanted), Some(native)) => native.firmware == wanted,
+            _ => true,
+        }
     }
 
     /// Returns `true` if the CPU matches the definition, as far as that names one. The host's own

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::BootProfile;
+use crate::config::{BootProfile, Firmware};
 use crate::qemu::CpuModel;
 
 use super::suspended::DiskStamp;
@@ -25,6 +25,9 @@ pub struct CloneRecord {
     pub disk_bytes: u64,
     /// Way in which it boots.
     pub boot_profile: BootProfile,
+    /// Firmware of a native boot; `None` in a record of an earlier castra, and for other boots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
 }
 
 /// A layer beside the disk, which a VM's disk and those of its clones are based on.

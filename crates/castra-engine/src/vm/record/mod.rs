@@ -13,6 +13,7 @@ mod error;
 mod home;
 mod kernel;
 mod modules;
+mod native;
 pub(super) mod place;
 mod state;
 mod suspended;
@@ -39,6 +40,7 @@ pub(super) use error::hint_of_io;
 pub use home::{Home, sentence_of_copy};
 pub use kernel::KernelRecord;
 pub use modules::MissingModules;
+pub use native::{NativeRecord, SshServer};
 pub use state::{Crash, VmState};
 pub(super) use state::{copy_of, crash, observe};
 pub use suspended::{DiskStamp, SuspendRecord};
@@ -147,6 +149,13 @@ impl Record {
     /// Returns `true` for a VM that was booted with Castra's agent in its guest.
     pub fn has_agent(&self) -> bool {
         self.boot.as_ref().is_some_and(BootRecord::has_agent)
+    }
+
+    /// Returns `true` for a VM in which commands can run once it is ready: by Castra's agent, or
+    /// over an SSH server of the system's own that has let castra in.
+    pub fn runs_commands(&self) -> bool {
+        let is_let_in = |boot: &BootRecord| boot.native.is_some() && boot.ready_ms.is_some();
+        self.has_agent() || self.boot.as_ref().is_some_and(is_let_in)
     }
 
     /// Returns the socket of the agent, for a running VM that has one.

@@ -21,7 +21,9 @@ pub(in crate::vm) fn record_timeline(
 ) {
     let result = match outcome {
         // Commands can run.
-        Ok(record) if record.progress == Progress::Running => StartResult::Ready,
+        Ok(record) if record.progress == Progress::Running && record.runs_commands() => {
+            StartResult::Ready
+        }
         Err(VmError::Start(StartError::ServicesTimedOut { .. })) => StartResult::Ready,
         Ok(_) => StartResult::Started,
         Err(error) => {

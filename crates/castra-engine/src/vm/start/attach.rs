@@ -14,6 +14,7 @@ use crate::vm::record::{BootRecord, MissingModules, Progress, Record, StartKind,
 use crate::vm::timeline::{self, Stopwatch, save_if_new};
 
 use super::continue_vm::continue_vm;
+use super::login::{finish_login, is_expected};
 use super::options::{UpOptions, UpOutcome, WaitFor};
 use super::session::BootSession;
 use super::watch::BootWatch;
@@ -65,6 +66,9 @@ pub(in crate::vm) fn attach(
         if is_ready {
             check_network(&record, project.cancel())?;
         }
+    }
+    if options.wait != WaitFor::Nothing && record.boot.as_ref().is_some_and(is_expected) {
+        record = finish_login(record, project, options.boot_limit)?;
     }
     let is_unfinished = has_agent && options.wait == WaitFor::Nothing;
     if !is_ready && !is_unfinished {
@@ -124,8 +128,8 @@ pub(in crate::vm) fn report_running(
     boot_ms: Option<u64>,
     context: &RuntimeContext,
 ) {
-    let (vm, agent) = (record.name.clone(), record.has_agent());
-    context.reporter.report(&Event::VmRunning { vm, agent, boot_ms });
+    let (vm, agent, reachable) = (record.name.clone(), record.has_agent(), record.runs_commands());
+    context.reporter.report(&Event::VmRunning { vm, agent, reachable, boot_ms });
 }
 
 /// Checks that a guest that was ready still has its network.

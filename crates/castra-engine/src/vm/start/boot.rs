@@ -9,7 +9,7 @@ use crate::context::{ACCELERATOR, RuntimeContext};
 use crate::failpoint::{self, Point};
 use crate::guest::VmKeys;
 use crate::host::millis;
-use crate::layout::SocketsLayout;
+use crate::layout::{SocketsLayout, VmLayout};
 use crate::qemu::{
     Accelerator, AcceleratorChoice, Disk, ENDED_BY_SIGNAL, Incoming, Launch, MachineSpec, Memory,
     QemuBinary, QemuError, QemuProcess, choose_accelerator, launch,
@@ -21,11 +21,12 @@ use crate::vm::kernel::Boots;
 use crate::vm::monitor::clean_up;
 use crate::vm::plan::VmPlan;
 use crate::vm::project::ProjectRef;
-use crate::vm::record::{KernelRecord, MissingModules, Progress, Record, StartKind};
+use crate::vm::record::{BootRecord, KernelRecord, MissingModules, Progress, Record, StartKind};
 use crate::vm::timeline::Phase;
 
 use super::account::{explain_start, record_timeline};
 use super::launch::launch_on_free_port;
+use super::login::{await_login, is_expected};
 use super::machine::{machine, tcg_cpu};
 use super::options::WaitFor;
 use super::ports;
@@ -226,7 +227,8 @@ fn try_once(
     let keys = VmKeys::load_or_create(&request.files())?;
     let sockets = request.project.sockets(request.vm());
     if warm.is_none() {
-        request.boots.provide(&request.files(), record.kept_kernel.as_ref())?;
+        let kept = record.kept_kernel.as_ref();
+        request.boots.provide(&request.files(), kept, request.project.context)?;
     }
     ports::check(request.vm(), &request.plan.definition.port_forwards, request.project.layout)?;
     request.report(Event::VmStarting { vm: request.vm().to_owned(), warm: warm.is_some() });
@@ -234,7 +236,11 @@ fn try_once(
     request.stopwatch.begin_at(Phase::Qemu, started);
     let mut process = start_qemu(request, &mut record, &choice, &sockets, warm)?;
     begin_guest_phase(request, &process, warm.is_some());
-    match await_guest(request, &choice, &sockets, &keys, &mut process, started, warm) {
+    let awaited = match record.boot.as_ref().filter(|_| !request.has_agent()) {
+        Some(boot) => await_system(request, &choice, boot, &mut process, started).map(|()| None),
+        None => await_guest(request, &choice, &sockets, &keys, &mut process, started, warm),
+    };
+    match awaited {
         Ok(missing) => record.set_missing_modules(missing, request.project.context),
         // The guest lost nothing, and continues once there is room.
         Err(error @ VmError::State(StateError::DiskFull { .. }))
@@ -244,6 +250,14 @@ fn try_once(
         }
         // Commands can run: trouble with the services is no reason to end the VM.
         Err(error @ VmError::Start(StartError::ServicesTimedOut { .. })) => {
+            record.set_running();
+            record.save(request.project.layout)?;
+            return Err(error);
+        }
+        // The system runs, whether it has an SSH server or not.
+        Err(
+            error @ VmError::Start(StartError::NoLogin { .. } | StartError::LoginFailed { .. }),
+        ) => {
             record.set_running();
             record.save(request.project.layout)?;
             return Err(error);
@@ -258,7 +272,9 @@ fn try_once(
     if !request.has_agent() || is_awaited {
         record.set_running();
     }
-    if let Some(boot) = record.boot.as_mut().filter(|_| request.has_agent() && is_awaited) {
+    let is_let_in = record.boot.as_ref().is_some_and(is_expected);
+    let is_ready = is_awaited && (request.has_agent() || is_let_in);
+    if let Some(boot) = record.boot.as_mut().filter(|_| is_ready) {
         boot.ready_ms = Some(millis(started.elapsed()));
     }
     if let Err(error) = record.save(request.project.layout) {
@@ -280,23 +296,11 @@ fn await_guest(
     started: Instant,
     warm: Option<&Warm>,
 ) -> Result<Option<MissingModules>, VmError> {
-    if !request.has_agent() || (request.options.wait == WaitFor::Nothing && warm.is_none()) {
+    if request.options.wait == WaitFor::Nothing && warm.is_none() {
         return Ok(None);
     }
-    let definition = &request.plan.definition;
-    let watch = BootWatch {
-        vm: request.vm(),
-        files: &request.files(),
-        disk: &definition.overlay,
-        was_ready: false,
-        accelerator: choice.accelerator,
-        cpus: definition.cpus,
-        memory_mib: definition.memory_bytes >> 20,
-        started,
-        limit: request.options.boot_limit,
-        context: request.project.context,
-        stopwatch: request.stopwatch,
-    };
+    let files = request.files();
+    let (definition, watch) = (&request.plan.definition, watch(request, &files, choice, started));
     let session = BootSession {
         watch,
         relays: Some(ports::relays(&definition.port_forwards)),
@@ -327,8 +331,57 @@ fn await_guest(
     Ok(session.missing_modules.take())
 }
 
+/// Waits for a natively booted system as the options say, if its disk has an SSH server.
+fn await_system(
+    request: &BootRequest<'_>,
+    choice: &AcceleratorChoice,
+    boot: &BootRecord,
+    process: &mut QemuProcess,
+    started: Instant,
+) -> Result<(), VmError> {
+    if request.options.wait == WaitFor::Nothing || !is_expected(boot) {
+        request.stopwatch.end();
+        return Ok(());
+    }
+    request.stopwatch.begin_at(Phase::Login, process.greeted);
+    failpoint::reach(Point::BootLaunched);
+    let files = request.files();
+    let watch = watch(request, &files, choice, started);
+    let awaited = await_login(&watch, boot, watch.limits().ready, || process.is_alive());
+    awaited.map_err(|end| {
+        let signal = if matches!(end, BootEnd::Died) { process.signal() } else { None };
+        watch.explain(end, signal)
+    })?;
+    request.stopwatch.end();
+    failpoint::reach(Point::BootReady);
+    Ok(())
+}
+
+/// Returns the watch over a guest that boots.
+fn watch<'a>(
+    request: &'a BootRequest<'_>,
+    files: &'a VmLayout,
+    choice: &AcceleratorChoice,
+    started: Instant,
+) -> BootWatch<'a> {
+    let definition = &request.plan.definition;
+    BootWatch {
+        vm: request.vm(),
+        files,
+        disk: &definition.overlay,
+        was_ready: false,
+        accelerator: choice.accelerator,
+        cpus: definition.cpus,
+        memory_mib: definition.memory_bytes >> 20,
+        started,
+        limit: request.options.boot_limit,
+        context: request.project.context,
+        stopwatch: request.stopwatch,
+    }
+}
+
 /// Begins the phase of the guest in a QEMU that has started: it boots, or it was loaded and is to
-/// be woken, or, without an agent, its phases are unknown.
+/// be woken. Without an agent, its phases are unknown.
 fn begin_guest_phase(request: &BootRequest<'_>, process: &QemuProcess, is_warm: bool) {
     let stopwatch = request.stopwatch;
     match (is_warm, request.has_agent()) {
@@ -337,7 +390,7 @@ fn begin_guest_phase(request: &BootRequest<'_>, process: &QemuProcess, is_warm: 
             stopwatch.begin(Phase::Personality);
         }
         (false, true) => stopwatch.begin_at(Phase::Kernel, process.greeted),
-        (false, false) => stopwatch.end(),
+        (false, false) => {}
     }
 }
 
@@ -350,34 +403,30 @@ fn start_qemu(
     warm: Option<&Warm>,
 ) -> Result<QemuProcess, VmError> {
     let start = if warm.is_some() { StartKind::Template } else { StartKind::Boot };
-    let launched =
-        launch_on_free_port(request, record, request.has_agent(), |record, ssh_port| {
-            let spec = spec(request, choice, ssh_port, warm)?;
-            record.progress = Progress::Starting;
-            record.boot = Some(boot_record(request, choice, ssh_port, sockets, start, &spec));
-            record.ssh_port = ssh_port.or(record.ssh_port);
-            record.save(request.project.layout)?;
-            request
-                .stopwatch
-                .set_qemu_start(record.boot.as_ref().map_or(0, |boot| boot.started_unix_ms));
-            failpoint::reach(if warm.is_some() {
-                Point::RestoreRecorded
-            } else {
-                Point::BootRecorded
-            });
-            let launch_it = Launch {
-                spec: &spec,
-                sockets,
-                log: &request.files().qemu_log(),
-                incoming: warm
-                    .map(|warm| warm.template.device_state())
-                    .transpose()?
-                    .map(Incoming::Devices),
-                lifetime: request.options.lifetime,
-                cache: &request.project.context.cache,
-            };
-            Ok(launch(request.binary, launch_it, request.project.cancel()))
-        })?;
+    let launched = launch_on_free_port(request, record, |record, ssh_port| {
+        let ssh_port = Some(ssh_port);
+        let spec = spec(request, choice, ssh_port, warm)?;
+        record.progress = Progress::Starting;
+        record.boot = Some(boot_record(request, choice, ssh_port, sockets, start, &spec));
+        record.ssh_port = ssh_port.or(record.ssh_port);
+        record.save(request.project.layout)?;
+        request
+            .stopwatch
+            .set_qemu_start(record.boot.as_ref().map_or(0, |boot| boot.started_unix_ms));
+        failpoint::reach(if warm.is_some() { Point::RestoreRecorded } else { Point::BootRecorded });
+        let launch_it = Launch {
+            spec: &spec,
+            sockets,
+            log: &request.files().qemu_log(),
+            incoming: warm
+                .map(|warm| warm.template.device_state())
+                .transpose()?
+                .map(Incoming::Devices),
+            lifetime: request.options.lifetime,
+            cache: &request.project.context.cache,
+        };
+        Ok(launch(request.binary, launch_it, request.project.cancel()))
+    })?;
     match launched {
         Ok(process) => {
             if let Some(boot) = record.boot.as_mut() {

@@ -14,8 +14,8 @@ const PORT_ATTEMPTS: usize = 5;
 /// QEMU, or the reason why it did not start; the outer error ends all attempts.
 type Launched = Result<Result<QemuProcess, QemuError>, VmError>;
 
-/// Launches QEMU by `launch`, which gets a free port for SSH if the guest has an agent, and again
-/// with another port if QEMU could not have that one.
+/// Launches QEMU by `launch`, which gets a free port for SSH, and again with another port if QEMU
+/// could not have that one.
 ///
 /// # Errors
 /// Returns errors of `launch` (the outer ones precede QEMU's start), or [`VmError::Port`] for a
@@ -23,12 +23,11 @@ type Launched = Result<Result<QemuProcess, QemuError>, VmError>;
 pub(in crate::vm) fn launch_on_free_port(
     request: &BootRequest<'_>,
     record: &mut Record,
-    has_agent: bool,
-    mut launch: impl FnMut(&mut Record, Option<u16>) -> Launched,
+    mut launch: impl FnMut(&mut Record, u16) -> Launched,
 ) -> Launched {
     let mut attempt = 1;
     loop {
-        let port = if has_agent { Some(ssh_port(request, record, attempt)?) } else { None };
+        let port = ssh_port(request, record, attempt)?;
         match launch(record, port)? {
             Err(error) if error.is_port_taken() && attempt < PORT_ATTEMPTS => {
                 ports::check(

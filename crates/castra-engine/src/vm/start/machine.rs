@@ -11,7 +11,7 @@ use crate::vm::disk::Image;
 use crate::vm::kernel::Boots;
 use crate::vm::plan::VmPlan;
 
-use super::ports;
+use super::ports::{self, SshForward};
 
 /// Returns the CPU model under TCG: the VM's own, else its image's, else the default.
 pub(in crate::vm) fn tcg_cpu(definition: &VmDefinition, image: Option<&Image>) -> CpuModel {
@@ -31,9 +31,13 @@ pub(in crate::vm) fn machine(
 ) -> MachineSpec {
     let definition = &plan.definition;
     let profile = image.map(|(spec, _)| &spec.profile);
-    // A VM with a port for SSH has this castra's agent.
-    let relays = ssh_port.map(|_| ports::relays(&definition.port_forwards)).unwrap_or_default();
+    // A template is made without ports, and without relays.
+    let is_relayed = ssh_port.is_some() && boots.has_agent();
+    let relays = if is_relayed { ports::relays(&definition.port_forwards) } else { Vec::new() };
     let boot = boots.of_qemu(files, &relays);
+    let ssh = ssh_port.map(|host| SshForward::new(host, boots.has_agent()));
+    let own = devices(profile);
+    let is_native = matches!(boot, Boot::Native(_));
     MachineSpec {
         name: definition.name.clone(),
         machine: profile.map(|profile| profile.machine.clone()).unwrap_or_default(),
@@ -45,13 +49,13 @@ pub(in crate::vm) fn machine(
         disk: Disk { path: definition.overlay.to_path_buf(), below: Vec::new() },
         stream_ports: match &boot {
             Boot::Kernel { .. } => StreamPortCount::OF_AGENT,
-            Boot::Native => StreamPortCount::NONE,
+            Boot::Native(_) => StreamPortCount::NONE,
         },
         boot,
-        devices: devices(profile),
+        devices: if is_native { with_graphics(own) } else { own },
         announcement: Announcement::Omitted,
         network: Network::Full,
-        forwards: ports::rules(ssh_port, &definition.port_forwards, ssh_port.is_some()),
+        forwards: ports::rules(ssh, &definition.port_forwards, is_relayed),
         pidfile: files.pidfile(),
         console_log: files.console_log(),
     }
@@ -65,6 +69,15 @@ fn devices(profile: Option<&QemuProfile>) -> Vec<Device> {
     // QEMU accepts at most one.
     let has_one = own.iter().any(|device| device.model() == DeviceModel::GenerationId);
     own.into_iter().chain((!has_one).then(Device::new_generation_id)).collect()
+}
+
+/// Adds the graphics card that boot loaders expect: without any, GRUB hangs in QEMU's BIOS
+/// (*measured* with GRUB 2.06 and SeaBIOS 1.16.2).
+fn with_graphics(devices: Vec<Device>) -> Vec<Device> {
+    let is_card =
+        |device: &Device| matches!(device.model(), DeviceModel::Vga | DeviceModel::BochsDisplay);
+    let card = (!devices.iter().any(is_card)).then(|| Device::new(DeviceModel::Vga));
+    devices.into_iter().chain(card).collect()
 }
 
 #[cfg(test)]
@@ -96,6 +109,15 @@ mod tests {
         assert_eq!(tcg_cpu(&definition, Some(&image)).to_string(), "max");
         definition.cpu = Some("EPYC".parse().expect("a CPU"));
         assert_eq!(tcg_cpu(&definition, Some(&image)).to_string(), "EPYC");
+    }
+
+    #[test]
+    fn a_boot_loader_has_one_graphics_card() {
+        let models = |devices: Vec<Device>| devices.iter().map(Device::model).collect::<Vec<_>>();
+        let rng = || Device::new(DeviceModel::VirtioRng);
+        let own = vec![Device::new(DeviceModel::BochsDisplay)];
+        assert_eq!(models(with_graphics(own)), [DeviceModel::BochsDisplay]);
+        assert_eq!(models(with_graphics(vec![rng()])), [DeviceModel::VirtioRng, DeviceModel::Vga]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod continue_vm;
 pub(super) mod copied;
 mod launch;
 mod limits;
+mod login;
 mod machine;
 mod options;
 pub(super) mod ports;
@@ -31,9 +32,10 @@ pub(super) use account::record_timeline;
 pub(super) use attach::{attach, check_network, is_stalled, report_running};
 pub(super) use continue_vm::{cancel_resume, cancel_suspend, continue_vm, discard};
 pub(super) use launch::launch_on_free_port;
+pub(super) use login::finish_login;
 pub(super) use machine::{machine, tcg_cpu};
 pub use options::{UpOptions, UpOutcome, WaitFor};
-pub use ports::{check_port, port_owner};
+pub use ports::{SYSTEM_SSH_PORT, check_port, port_owner};
 pub(super) use request::{BootRequest, boot_record, host_of};
 pub(super) use session::record_times;
 
@@ -107,7 +109,7 @@ pub(super) fn bring_up(
 /// Checks that the guest will have an agent, which reports its services, if they are waited for.
 fn check_services(vm: &str, boots: &Boots, options: UpOptions) -> Result<(), StartError> {
     match boots {
-        Boots::Native if options.wait == WaitFor::Services => {
+        Boots::Native(_) if options.wait == WaitFor::Services => {
             Err(StartError::ServicesUnseen { vm: vm.to_owned() })
         }
         _ => Ok(()),

@@ -12,6 +12,9 @@ use crate::sockets::{PortOwner, Protocol, holder_of, sockets_on};
 use crate::vm::error::{PortError, VmError};
 use crate::vm::record::{Record, observe};
 
+/// Port of a system's own SSH server.
+pub const SYSTEM_SSH_PORT: u16 = 22;
+
 /// Chooses a port on 127.0.0.1 that is free at this moment: `last` if possible.
 pub(in crate::vm) fn free_port(last: Option<u16>) -> io::Result<u16> {
     if let Some(port) = last.filter(|port| bind(*port, Protocol::Tcp).is_ok()) {
@@ -20,19 +23,30 @@ pub(in crate::vm) fn free_port(last: Option<u16>) -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
+/// A port of the host that leads to an SSH server of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::vm) struct SshForward {
+    pub(in crate::vm) host: u16,
+    guest: u16,
+}
+
+impl SshForward {
+    /// Returns the forward to the server of castra's agent, or else of the system itself.
+    pub(in crate::vm) fn new(host: u16, has_agent: bool) -> Self {
+        Self { host, guest: if has_agent { castra_wire::SSH_PORT } else { SYSTEM_SSH_PORT } }
+    }
+}
+
 /// Returns QEMU's forwards: the port for SSH, and the declared ones. If the guest's agent relays, a
 /// TCP port leads to the agent, which reaches the service even on the guest's loopback interface;
 /// otherwise to the service's own port.
 pub(in crate::vm) fn rules(
-    ssh_port: Option<u16>,
+    ssh: Option<SshForward>,
     forwards: &[PortForward],
     is_relayed: bool,
 ) -> Vec<HostForward> {
-    let ssh = ssh_port.map(|host| HostForward {
-        protocol: Protocol::Tcp,
-        host,
-        guest: castra_wire::SSH_PORT,
-    });
+    let ssh =
+        ssh.map(|SshForward { host, guest }| HostForward { protocol: Protocol::Tcp, host, guest });
     let rule = |(forward, relay): (&PortForward, Option<Relay>)| HostForward {
         protocol: forward.protocol,
         host: forward.host,
@@ -162,7 +176,7 @@ mod tests {
         let forwards =
             [forward(80, Protocol::Tcp), forward(53, Protocol::Udp), forward(443, Protocol::Tcp)];
         let guests = |is_relayed| {
-            rules(Some(40_022), &forwards, is_relayed)
+            rules(Some(SshForward::new(40_022, true)), &forwards, is_relayed)
                 .iter()
                 .map(|rule| rule.guest)
                 .collect::<Vec<_>>()

@@ -5,7 +5,7 @@ use crate::layout::{SocketsLayout, VmLayout};
 use crate::qemu::{Accelerator, AcceleratorChoice, MachineSpec, QemuBinary};
 use crate::report::Event;
 use crate::vm::disk::Image;
-use crate::vm::kernel::Boots;
+use crate::vm::kernel::{Boots, Native};
 use crate::vm::plan::VmPlan;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{BootRecord, Home, MachineRecord, RecordedMachine, StartKind};
@@ -71,7 +71,7 @@ pub(in crate::vm) fn boot_record(
         memory_mib: spec.memory_mib,
         ssh_port,
         port_forwards: request.plan.definition.port_forwards.clone(),
-        relayed: ssh_port.is_some(),
+        relayed: ssh_port.is_some() && request.has_agent(),
         sockets: sockets.directory().to_owned(),
         home: Home::of(request.project.layout.state_root()),
         start,
@@ -79,6 +79,7 @@ pub(in crate::vm) fn boot_record(
         missing_modules: None,
         machine: Some(RecordedMachine::Known(machine)),
         kernel: request.boots.record().cloned(),
+        native: request.boots.native().map(Native::record),
     }
 }
 

@@ -19,9 +19,10 @@ use crate::failpoint::{self, Point};
 use crate::files::{self, create_private_directory};
 use crate::hex::hex;
 use crate::host::random_bytes;
-use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, frozen_layer};
+use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, VmLayout, frozen_layer};
 use crate::qemu::{Qcow2Header, create_overlay};
 use crate::report::Event;
+use crate::trusted;
 use crate::vm::disk::{check_present, confirm_place, relative, remove_unfinished_clone};
 use crate::vm::error::{CloneError, FileAction, SuspendError, VmError, VmIoError};
 use crate::vm::journal;
@@ -33,6 +34,9 @@ use crate::vm::record::{
     recorded_vm,
 };
 use crate::vm::start::cancel_resume;
+
+/// Largest file of a natively booted guest, in bytes: flash memory of 8 MiB.
+const MAX_NATIVE_BYTES: u64 = 8 << 20;
 
 /// Clones the suspended VM `vm` as `new`, also suspended, with its disk at `overlay`.
 ///
@@ -129,10 +133,11 @@ impl Cloning<'_> {
             cpu: self.saved.boot.emulated_cpu().cloned(),
             memory_mib: self.saved.boot.memory_mib,
             disk_bytes: Qcow2Header::read(&disk)?.virtual_bytes,
-            boot_profile: match self.saved.boot.ssh_port {
-                Some(_) => BootProfile::Managed,
-                None => BootProfile::Native,
+            boot_profile: match self.saved.boot.has_agent() {
+                true => BootProfile::Managed,
+                false => BootProfile::Native,
             },
+            firmware: self.saved.boot.native.as_ref().map(|native| native.firmware),
         });
         made.save(self.project.layout)?;
         failpoint::reach(Point::CloneBegun);
@@ -215,6 +220,9 @@ impl Cloning<'_> {
             self.project.files(self.new).machine_state(),
         );
         share(&from, &to).map_err(failed(&to))?;
+        if !self.saved.boot.has_agent() {
+            self.copy_native(&source.name)?;
+        }
         for kernel in source.kept_kernel.iter().chain(&self.saved.boot.kernel) {
             share_kernel(kernel, &self.project.files(&source.name), &self.project.files(self.new));
         }
@@ -232,6 +240,28 @@ impl Cloning<'_> {
         let (vm, of) = (self.new.to_owned(), source.name.clone());
         self.project.report(&Event::VmCloned { vm, of });
         Ok(made)
+    }
+
+    /// Copies what belongs to a natively booted guest: the key that it lets in, its server's key,
+    /// the variables of its firmware, and the data of its cloud-init.
+    fn copy_native(&self, source: &str) -> Result<(), VmError> {
+        let pair = [source, self.new].map(|vm| self.project.files(vm));
+        let paths: [fn(&VmLayout) -> PathBuf; 4] =
+            [VmLayout::client_key, VmLayout::server_key, VmLayout::uefi_variables, VmLayout::seed];
+        for path in paths {
+            let [from, to] = [path(&pair[0]), path(&pair[1])];
+            let failed =
+                |source| VmIoError::File { action: FileAction::Create, path: to.clone(), source };
+            match trusted::read(&from, MAX_NATIVE_BYTES) {
+                Ok(bytes) => files::write_atomically(&to, &bytes, 0o600).map_err(failed)?,
+                Err(error) if trusted::is_absence(&error) => {}
+                Err(source) => {
+                    let (action, path) = (FileAction::Read, from);
+                    return Err(VmIoError::File { action, path, source }.into());
+                }
+            }
+        }
+        Ok(())
     }
 
     fn new_overlay(

@@ -19,6 +19,7 @@ use serde_json::json;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files::{self, Stamp};
+use crate::guest::ssh::{SshError, capture};
 use crate::guest::{ControlError, ControlPort};
 use crate::host::unix_time_ms;
 use crate::layout::ProjectLayout;
@@ -29,6 +30,7 @@ use crate::report::Event;
 use crate::trusted;
 use crate::wait::WaitLimit;
 
+use super::access::ssh_target;
 use super::error::{
     AccessError, Attempt, FileAction, StateError, StopError, SuspendError, VmError, VmIoError,
 };
@@ -53,6 +55,8 @@ pub(super) use resume::resume;
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
 /// Interval between checks of a guest that writes everything out.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Most output of a command in the guest, in bytes.
+const MOST_OUTPUT_BYTES: usize = 4 << 10;
 /// Time for QEMU to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Time for saving, whatever the size …
@@ -130,9 +134,7 @@ fn suspend_running(mut record: Record, project: ProjectRef<'_>) -> Result<(), Vm
     // disturbed.
     drop(connect(&vm, &boot, project.cancel())?);
     project.report(&Event::VmSuspending { vm: vm.clone() });
-    if let Err(reason) =
-        sync_guest(&vm, &record.overlay_path(project.layout), &boot, project.context)?
-    {
+    if let Err(reason) = sync(&record, &boot, project)? {
         let message = format!(
             "VM `{vm}` could not sync its disk ({reason}); unwritten data is kept in the saved \
             memory"
@@ -181,17 +183,40 @@ fn free(unfinished: &Path) {
     let _ = fs::remove_file(unfinished);
 }
 
-/// Asks the guest to write everything to its disk. The inner error is the reason why it could not
-/// be asked.
+/// Has the guest write everything to its disk: by its agent, or over an SSH server of its own. The
+/// inner error is the reason why it could not be asked.
+fn sync(
+    record: &Record,
+    boot: &BootRecord,
+    project: ProjectRef<'_>,
+) -> Result<Result<(), String>, VmError> {
+    if boot.has_agent() {
+        let disk = record.overlay_path(project.layout);
+        return sync_guest(&record.name, &disk, boot, project.context);
+    }
+    if !record.runs_commands() {
+        return Ok(Err("it has no Castra agent".into()));
+    }
+    let target = ssh_target(record, "root", project.layout)?;
+    match capture(project.cancel(), &target, vec!["sync".into()], MOST_OUTPUT_BYTES) {
+        Err(SshError::Interrupted) => {
+            project.cancel().check()?;
+            Ok(Err("interrupted".into()))
+        }
+        Err(error) => Ok(Err(error.to_string())),
+        Ok(synced) if synced.exit.is_success() => Ok(Ok(())),
+        Ok(_) => Ok(Err("`sync` failed in it".into())),
+    }
+}
+
+/// Asks the agent to write everything to the guest's disk. The inner error is the reason why it
+/// could not be asked.
 fn sync_guest(
     vm: &str,
     disk: &Path,
     boot: &BootRecord,
     context: &RuntimeContext,
 ) -> Result<Result<(), String>, VmError> {
-    if boot.ssh_port.is_none() {
-        return Ok(Err("it has no Castra agent".into()));
-    }
     let deadline = Instant::now() + SYNC_LIMIT;
     let sockets = boot.socket_paths();
     let is_full = || MachineStatus::glance(&sockets) == Some(MachineStatus::DiskFull);

@@ -61,7 +61,7 @@ pub(in crate::vm) fn resume(
     project.report(&Event::VmResuming { vm: vm.clone() });
     warn_of_changes(&saved, plan, image, project.context);
     // For a later reboot of the guest: QEMU reads it once, when it starts.
-    boots.provide(&project.files(&vm), record.kept_kernel.as_ref())?;
+    boots.provide(&project.files(&vm), record.kept_kernel.as_ref(), project.context)?;
     let started = Instant::now();
     stopwatch.begin_at(Phase::Qemu, started);
     let (accelerator, base) = (saved.boot.accelerator.accelerator, record.base.kind.clone());
@@ -91,9 +91,12 @@ fn run_resumed(
     }
     failpoint::reach(Point::ResumeRecorded);
     let mut record = continue_vm(record, project)?;
-    if let Some(boot) = record.boot.as_mut() {
+    // A native guest that had not let castra in before may do so now.
+    let was_ready = saved.boot.has_agent() || saved.boot.ready_ms.is_some();
+    if let Some(boot) = record.boot.as_mut().filter(|_| was_ready) {
         boot.ready_ms = Some(millis(started.elapsed()));
     }
+    record.save(project.layout)?;
     request.stopwatch.end();
     Ok(record)
 }
@@ -187,35 +190,38 @@ fn load(
     let (files, declared) = (project.files(vm), &request.plan.definition.port_forwards);
     let sockets = project.sockets(vm);
     ports::check(vm, declared, project.layout)?;
-    let launched =
-        launch_on_free_port(request, &mut record, saved.boot.has_agent(), |record, ssh_port| {
-            let spec = spec(request, saved, ssh_port)?;
-            let mut boot = boot_record(
-                request,
-                &saved.boot.accelerator,
-                ssh_port,
-                &sockets,
-                StartKind::Suspended,
-                &spec,
-            );
-            boot.qemu_version.clone_from(&saved.boot.qemu_version);
-            boot.missing_modules.clone_from(&saved.boot.missing_modules);
-            boot.relayed = saved.boot.relayed;
-            record.progress = Progress::Resuming;
-            request.stopwatch.set_qemu_start(boot.started_unix_ms);
-            record.boot = Some(boot);
-            record.ssh_port = ssh_port.or(record.ssh_port);
-            record.save(project.layout)?;
-            let launch_it = Launch {
-                spec: &spec,
-                sockets: &sockets,
-                log: &files.qemu_log(),
-                incoming: Some(Incoming::Machine(state()?)),
-                lifetime: Lifetime::Own,
-                cache: &project.context.cache,
-            };
-            Ok(launch(request.binary, launch_it, project.cancel()))
-        });
+    // A native boot of an earlier castra had none.
+    let has_port = saved.boot.ssh_port.is_some();
+    let launched = launch_on_free_port(request, &mut record, |record, port| {
+        let ssh_port = has_port.then_some(port);
+        let spec = spec(request, saved, ssh_port)?;
+        let mut boot = boot_record(
+            request,
+            &saved.boot.accelerator,
+            ssh_port,
+            &sockets,
+            StartKind::Suspended,
+            &spec,
+        );
+        boot.qemu_version.clone_from(&saved.boot.qemu_version);
+        boot.missing_modules.clone_from(&saved.boot.missing_modules);
+        boot.relayed = saved.boot.relayed;
+        boot.native.clone_from(&saved.boot.native);
+        record.progress = Progress::Resuming;
+        request.stopwatch.set_qemu_start(boot.started_unix_ms);
+        record.boot = Some(boot);
+        record.ssh_port = ssh_port.or(record.ssh_port);
+        record.save(project.layout)?;
+        let launch_it = Launch {
+            spec: &spec,
+            sockets: &sockets,
+            log: &files.qemu_log(),
+            incoming: Some(Incoming::Machine(state()?)),
+            lifetime: Lifetime::Own,
+            cache: &project.context.cache,
+        };
+        Ok(launch(request.binary, launch_it, project.cancel()))
+    });
     let error = match launched {
         Ok(Ok(process)) => {
             request.stopwatch.begin_at(Phase::Load, process.greeted);
@@ -251,6 +257,7 @@ fn spec(
         spec.announcement = machine.announcement;
     }
     spec.disk = Disk::open(&spec.disk.path)?;
-    spec.forwards = ports::rules(ssh_port, &request.plan.definition.port_forwards, boot.relayed);
+    let ssh = ssh_port.map(|host| ports::SshForward::new(host, boot.has_agent()));
+    spec.forwards = ports::rules(ssh, &request.plan.definition.port_forwards, boot.relayed);
     Ok(spec)
 }

@@ -46,6 +46,8 @@ pub enum Phase {
     Root,
     /// The agent brings up network and SSH, and takes the VM's keys, until commands can run.
     Agent,
+    /// A system boots by itself, until its own SSH server lets castra in.
+    Login,
     /// The guest's own services start, while commands may run already.
     Services,
     /// QEMU loads the saved machine.
@@ -56,7 +58,7 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order in which they occur.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Image,
         Self::Accelerator,
         Self::Template,
@@ -67,6 +69,7 @@ impl Phase {
         Self::Initramfs,
         Self::Root,
         Self::Agent,
+        Self::Login,
         Self::Services,
         Self::Load,
         Self::Personality,
@@ -85,6 +88,7 @@ impl Phase {
             Self::Initramfs => "initramfs",
             Self::Root => "root",
             Self::Agent => "agent",
+            Self::Login => "login",
             Self::Services => "services",
             Self::Load => "load",
             Self::Personality => "personality",

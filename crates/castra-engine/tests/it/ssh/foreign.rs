@@ -25,7 +25,7 @@ fn client(guest: &Guest, program: &str) -> Command {
         Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
     shown.unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask test` installs it"));
     let keys = VmKeys::load_or_create(&guest.layout).expect("reads keys");
-    keys.write_known_hosts(&guest.layout, "castra-box", guest.target.address.port())
+    keys.write_known_hosts(&guest.layout, "castra-box", guest.target.address.port(), None)
         .expect("writes");
     let mut command = Command::new(program);
     command.args(["-F", "/dev/null", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]);

@@ -32,8 +32,8 @@ fn other_keys() -> (tempfile::TempDir, VmKeys) {
 fn another_host_key_is_not_accepted() {
     let guest = Guest::start();
     let (_directory, other) = other_keys();
-    let host_key = other.target(guest.target.address, "root").host_key;
-    let error = whoami(&Target { host_key, ..guest.target.clone() }).expect_err("is refused");
+    let server = other.target(guest.target.address, "root").server;
+    let error = whoami(&Target { server, ..guest.target.clone() }).expect_err("is refused");
     assert!(matches!(error, SshError::HostKeyMismatch { .. }), "{error:?}");
     assert_eq!(error.to_string().matches("SHA256:").count(), 2, "{error}");
 }

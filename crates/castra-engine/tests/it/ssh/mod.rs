@@ -9,5 +9,6 @@ mod login;
 mod older;
 mod over_ports;
 mod over_ssh;
+mod own_server;
 mod quoting;
 mod streams;

@@ -1,8 +1,8 @@
 //! Results of valid documents.
 
 use crate::config::{
-    BaseImageSource, BootProfile, CloudInitText, ImageVersion, ManagedImageSelection, PortForward,
-    defaults,
+    BaseImageSource, BootProfile, CloudInitText, Firmware, ImageVersion, ManagedImageSelection,
+    PortForward, defaults,
 };
 use crate::files::Digest;
 use crate::managed::{ArtifactRole, ArtifactSource, Compression, ManagedDiskKind, TransformStep};
@@ -22,7 +22,7 @@ fn a_minimal_file_gets_every_default() {
         (dev.cpus, dev.memory_bytes, dev.disk_bytes),
         (defaults::CPUS, defaults::MEMORY_BYTES, defaults::DISK_BYTES)
     );
-    assert_eq!((&dev.cpu, dev.boot_profile), (&None, None));
+    assert_eq!((&dev.cpu, dev.boot_profile, dev.firmware), (&None, None, None));
     let disk = ManagedDiskKind::Rootfs;
     let (name, version) = ("alpine-minimal".into(), ImageVersion::Newest("v2".into()));
     let newest = ManagedImageSelection::Exact { name, version, disk };
@@ -47,6 +47,7 @@ fn every_key_of_a_vm() {
         cpu = "Haswell-v4,-svm"
         memory = 512
         boot_profile = "native"
+        firmware = "uefi"
         disk = "20G"
         port_forwards = [{ host = 8080, guest = 80 }, { host = 8080, guest = 53, protocol = "udp" }]
         "#,
@@ -60,6 +61,7 @@ fn every_key_of_a_vm() {
     assert_eq!((web.cpus, web.memory_bytes, web.disk_bytes), (4, 512 << 20, 20 << 30));
     assert_eq!(web.cpu.as_ref().map(ToString::to_string).as_deref(), Some("Haswell-v4,-svm"));
     assert_eq!(web.boot_profile, Some(BootProfile::Native));
+    assert_eq!(web.firmware, Some(Firmware::Uefi));
     let tcp = PortForward { host: 8080, guest: 80, protocol: Protocol::Tcp };
     let udp = PortForward { host: 8080, guest: 53, protocol: Protocol::Udp };
     assert_eq!(web.port_forwards, [tcp, udp]);

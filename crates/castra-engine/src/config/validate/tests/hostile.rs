@@ -42,6 +42,7 @@ fn lines() -> impl Strategy<Value = String> {
         "base_image",
         "managed_image",
         "boot_profile",
+        "firmware",
         "port_forwards",
         "state_dir",
         "mirrors",

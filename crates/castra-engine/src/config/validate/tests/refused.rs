@@ -259,6 +259,20 @@ fn refused_boot_profiles() {
 }
 
 #[test]
+fn refused_firmware() {
+    let native = |line: &str| vm(&format!("boot_profile = \"native\"\n{line}"));
+    assert_refusals(
+        "firmware",
+        &[
+            native(r#"firmware = "efi""#),
+            native("firmware = true"),
+            vm(r#"firmware = "uefi""#),
+            vm("firmware = \"bios\"\nboot_profile = \"managed\""),
+        ],
+    );
+}
+
+#[test]
 fn refused_unknown_images() {
     let images = [
         r#""alpine-minmal""#,
