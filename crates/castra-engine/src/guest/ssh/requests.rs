@@ -68,7 +68,7 @@ fn variables(environment: &[(OsString, OsString)]) -> Vec<OsString> {
     if environment.is_empty() {
         return Vec::new();
     }
-    let assigned = environment.iter().map(|pair| assignment(pair));
+    let assigned = environment.iter().map(assignment);
     std::iter::once("env".into()).chain(assigned).collect()
 }
 
