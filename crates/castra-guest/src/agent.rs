@@ -30,7 +30,8 @@ use crate::ssh::SshServer;
 use crate::supervisor::supervise;
 use crate::{
     clock, cloud_init, dns, grow, journal, listeners, modules, network, personality, power,
-    process, relay, residents, root, run_directory, secrets, services, settle, streams, systemd,
+    process, programs, relay, residents, root, run_directory, secrets, services, settle, streams,
+    systemd,
 };
 
 /// Maximum number of failures that are kept for a host that attaches later.
@@ -342,7 +343,10 @@ impl Agent {
     /// Ends the calm in which a template was saved.
     fn end_soon(&self, calm: Calm) {
         let kernel_fs = Arc::clone(&self.kernel_fs);
-        after_first_command(move || calm.end(&kernel_fs));
+        after_first_command(move || {
+            calm.end(&kernel_fs);
+            tokio::spawn(programs::give_up_spare());
+        });
     }
 
     /// Has the SSH server parse its keys while nothing waits for it.

@@ -21,7 +21,7 @@ use super::pipes::Pipes;
 use super::program::{self, Environment, Invocation, Program};
 use super::pty::{Size, Terminal};
 use super::pump::{self, Output, Pumps};
-use super::spare::{self, Spare};
+use super::spare::Spare;
 use super::spawn::{self, Child, Ended, Orders, Streams};
 use crate::users::User;
 
@@ -71,12 +71,10 @@ pub(crate) async fn start(
     if is_too_long {
         return Err(NotStarted::Signal(TOO_LONG_SIGNAL));
     }
-    if terminal.is_none() {
-        let running = start_spare(&user, &program, &environment).await;
-        spare::prepare_next(&user);
-        if let Some(running) = running {
-            return Ok(running);
-        }
+    if terminal.is_none()
+        && let Some(running) = start_spare(&user, &program, &environment).await
+    {
+        return Ok(running);
     }
     // The client's terminal may not turn a newline into a new line.
     let end_of_line = if terminal.is_some() { "\r\n" } else { "\n" };
@@ -470,31 +468,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_leaves_a_process_for_roots_next_one() {
-        let id = async || run(&["sh", "-c", "echo $$"]).await.1.trim().parse::<i32>();
-        let before = children();
-        let first = id().await.expect("a number");
-        let is_there = |pid: i32| children().iter().any(|it| it.as_raw_nonzero().get() == pid);
-        if !user().uid.is_root() {
-            return;
-        }
-        let within = std::time::Instant::now() + spare::PAUSE * 10;
-        while !Spare::is_of(&user()) && std::time::Instant::now() < within {
-            tokio::time::sleep(spare::PAUSE / 20).await;
-        }
-        let waiting = children().into_iter().find(|child| !before.contains(child));
-        let next = id().await.expect("a number");
-        assert_ne!(next, first);
-        assert_eq!(waiting.map(|it| it.as_raw_nonzero().get()), Some(next));
-
-        // One that another takes the place of does not stay.
-        let old = prepare_spare().await.as_raw_nonzero().get();
-        let new = prepare_spare().await.as_raw_nonzero().get();
-        while is_there(old) && std::time::Instant::now() < within {
-            tokio::time::sleep(spare::PAUSE / 20).await;
-        }
-        assert!(!is_there(old) && is_there(new));
+    async fn a_spare_process_that_is_not_needed_ends() {
+        let old = prepare_spare().await;
+        let new = prepare_spare().await;
+        ends(old).await;
+        assert!(children().contains(&new), "it took the place of the other");
         drop(Spare::take());
+        ends(new).await;
+    }
+
+    /// Waits until a child has ended.
+    async fn ends(child: Pid) {
+        let wait = async {
+            while children().contains(&child) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        let limit = std::time::Duration::from_secs(10);
+        tokio::time::timeout(limit, wait).await.expect("ends");
     }
 
     #[test]

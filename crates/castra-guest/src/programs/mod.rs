@@ -14,4 +14,4 @@ mod spawn;
 pub(crate) use exec::{run, start, start_described};
 pub(crate) use program::{Program, look_up_all};
 pub(crate) use pty::{Size, Terminal};
-pub(crate) use spare::prepare as prepare_spare;
+pub(crate) use spare::{give_up as give_up_spare, prepare as prepare_spare};

@@ -2,12 +2,12 @@
 //!
 //! A guest that comes to rest for a template starts one, and the first command of each VM runs in
 //! it: its pipes, its session and all else that a process gets before its program are there. They
-//! take an emulated CPU a fifth of the time until the first command's output. A moment after each
-//! of root's commands, the process for the next one is started.
+//! take an emulated CPU a fifth of the time until the first command's output. It is given up if no
+//! command comes soon: the agent's thread that waits for it counts as load.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -35,12 +35,9 @@ const STEP: Duration = Duration::from_millis(10);
 /// Time that a process has to take its order: one that was stopped never does.
 const TAKING: Duration = Duration::from_secs(2);
 
-/// Time between a command and the start of the process for the next one, which must not take the
-/// CPU from the command.
-pub(super) const PAUSE: Duration = Duration::from_secs(1);
-
-/// `true` while the process for the next command is due.
-static IS_NEXT_DUE: AtomicBool = AtomicBool::new(false);
+/// Time for the first command to come. The wait of `vfork(2)` is uninterruptible, and one for ever
+/// would show as a load average of 1.
+const FIRST_COMMAND: Duration = Duration::from_secs(30);
 
 /// Process that is ready but for its program.
 pub(super) struct Spare {
@@ -91,19 +88,10 @@ fn waiting_process<T>(slot: &Slot, started: &JoinHandle<T>) -> io::Result<OwnedF
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-/// Starts the process for the next command a moment after one of `user`'s, if that is root: other
-/// users cannot be removed while they have processes. Needs a tokio runtime.
-pub(super) fn prepare_next(user: &Arc<User>) {
-    if !user.uid.is_root() || Spare::is_of(user) || IS_NEXT_DUE.swap(true, Ordering::Relaxed) {
-        return;
-    }
-    let user = Arc::clone(user);
-    tokio::spawn(async move {
-        sleep(PAUSE).await;
-        IS_NEXT_DUE.store(false, Ordering::Relaxed);
-        // Without it, the next command is slower.
-        let _ = tokio::task::spawn_blocking(move || prepare(user)).await;
-    });
+/// Ends the process if no command has taken it in time.
+pub(crate) async fn give_up() {
+    sleep(FIRST_COMMAND).await;
+    drop(Spare::take());
 }
 
 fn spare() -> MutexGuard<'static, Option<Spare>> {
@@ -132,7 +120,8 @@ impl Spare {
             Ok(started) => started,
             Err(_elapsed) => {
                 drop(waiting);
-                started.await
+                // One that is frozen (`freezer` of control groups) does not even end.
+                timeout(TAKING, started).await.map_err(io::Error::other)?
             }
         };
         Running::with_pipes(child.map_err(io::Error::other)??, ours)
