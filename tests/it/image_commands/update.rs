@@ -121,6 +121,21 @@ fn a_new_build_is_pinned_and_used_by_a_team() {
     project.run(&["image", "show", "debian-13@20261001-2618"]).ok();
 }
 
+/// Publishes openSUSE Leap: builds beside each other, with a file each, and one name that moves.
+fn publish_leap(publishers: &Publishers, bytes: &[u8]) {
+    let hex = sha256(bytes);
+    let name = "Leap-16.0-Minimal-VM.x86_64-Cloud";
+    let sums = |name: &str| format!("{hex}  {name}.qcow2\n");
+    publishers.put(&format!("{LEAP}/{name}.qcow2.sha256"), sums(name));
+    publishers.put(
+        &format!("{LEAP}/"),
+        format!("<a href=\"{name}-Build18.9.qcow2\"> <a href=\"{name}-Build18.72.qcow2\">"),
+    );
+    let dated = format!("{LEAP}/{name}-Build18.72.qcow2");
+    publishers.put(&format!("{dated}.sha256"), sums(&format!("{name}-Build18.72")));
+    publishers.put(&dated, bytes);
+}
+
 #[test]
 fn the_layouts_of_all_publishers_are_understood() {
     let publishers = Publishers::start(&HOSTS);
@@ -172,17 +187,7 @@ fn the_layouts_of_all_publishers_are_understood() {
             -----END PGP SIGNATURE-----\n"
         ),
     );
-    // openSUSE: builds beside each other, with a file each, and one name that moves.
-    let name = "Leap-16.0-Minimal-VM.x86_64-Cloud";
-    let sums = |name: &str| format!("{hex}  {name}.qcow2\n");
-    publishers.put(&format!("{LEAP}/{name}.qcow2.sha256"), sums(name));
-    publishers.put(
-        &format!("{LEAP}/"),
-        format!("<a href=\"{name}-Build18.9.qcow2\"> <a href=\"{name}-Build18.72.qcow2\">"),
-    );
-    let dated = format!("{LEAP}/{name}-Build18.72.qcow2");
-    publishers.put(&format!("{dated}.sha256"), sums(&format!("{name}-Build18.72")));
-    publishers.put(&dated, bytes.clone());
+    publish_leap(&publishers, &bytes);
     // Arch: a file per image, with the dated name or without.
     let name = "Arch-Linux-x86_64-cloudimg";
     let sums = |name: &str| format!("{hex}  {name}.qcow2\n");
