@@ -27,6 +27,11 @@ const ENVIRONMENT: &[(&str, &str)] = &[
         "kvm, hvf or tcg: the accelerator to use, instead of the fastest that works.",
     ),
     (
+        "CASTRA_UEFI_CODE",
+        "Code of the UEFI firmware for native boots, instead of an installed OVMF.",
+    ),
+    ("CASTRA_UEFI_VARS", "Template of that firmware's variables, copied for each VM."),
+    (
         "CASTRA_UNSAFE_QEMU_ARGS",
         "Extra arguments for QEMU, separated by spaces. Castra does not check them: they can \
         expose all of your files to the guest.",
