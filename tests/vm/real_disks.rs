@@ -15,8 +15,6 @@ use castra_test_support::{Project, disks, eventually_in_guest, noise, skip, tool
 
 /// Time for host keys that an emulated CPU makes beside other tests.
 const SSHD_LIMIT: Duration = Duration::from_secs(240);
-/// Name that a machine resolves which can build the disks.
-const NAME: &str = "deb.debian.org";
 /// Size of the disks, and the least of it that a grown root has.
 const DISK: &str = "3 GiB";
 const GROWN_MIB: u32 = 2700;
@@ -107,6 +105,15 @@ fn a_kernel_that_apt_installs_in_trixie_boots_next() {
     boots_an_installed_kernel("trixie-xfs");
 }
 
+/// Returns the name of the server of this machine's packages, which a machine resolves that can
+/// build the disks.
+fn package_server() -> String {
+    let sites = tool("apt-get", &["indextargets", "--format", "$(SITE)"]).stdout;
+    let sites = String::from_utf8(sites).expect("UTF-8");
+    let server = sites.lines().find_map(|site| site.split_once("://")?.1.split(['/', ':']).next());
+    server.expect("a server").to_owned()
+}
+
 fn live(name: &str, growth: Growth) {
     if let Some(disk) = disks::real(name) {
         live_on(&disk, growth);
@@ -192,11 +199,12 @@ impl Life {
             printf \"GET / HTTP/1.0\\r\\n\\r\\n\" >&3; cat <&3'"
         );
         assert!(self.sh("one", &fetch).ends_with("served"));
-        if (NAME, 80).to_socket_addrs().is_err() {
+        let name = package_server();
+        if (name.as_str(), 80).to_socket_addrs().is_err() {
             return skip("this machine does not resolve names");
         }
         // A service that has just been restored may ask for its address first.
-        let resolve = format!("getent hosts {NAME} || nslookup {NAME}");
+        let resolve = format!("getent hosts {name} || nslookup {name}");
         eventually_in_guest("a name", Duration::from_secs(60), || {
             let script = format!("({resolve}) >/dev/null 2>&1 && echo resolved || true");
             self.sh("one", &script) == "resolved\n"
