@@ -1,13 +1,19 @@
-//! Writes the archives that an initramfs consists of.
+//! Writes the archives that an initramfs consists of, and measures the entries of others.
 //!
 //! The kernel reads the "newc" format of cpio
 //! (`Documentation/driver-api/early-userspace/buffer-format.rst` in its sources): a header of 13
 //! eight-digit hexadecimal numbers, the name and the contents, each padded to four bytes.
 
+use std::ops::Range;
+
 /// Alignment of entries and of their end mark, in bytes.
 pub(super) const ALIGNMENT: usize = 4;
 
 const MAGIC: &str = "070701";
+/// Length of a header, and the places of the lengths of contents and name in it.
+const HEADER_BYTES: usize = 110;
+const CONTENTS_LENGTH: Range<usize> = 54..62;
+const NAME_LENGTH: Range<usize> = 94..102;
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR_FILE: u32 = 0o100_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
@@ -91,6 +97,16 @@ impl Archive {
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
     }
+}
+
+/// Returns the length of the entry at the beginning, with its padding; `None` if there is none.
+pub(super) fn entry_bytes(archive: &[u8]) -> Option<usize> {
+    let header = archive.get(..HEADER_BYTES).filter(|it| it.starts_with(MAGIC.as_bytes()))?;
+    let number = |place: Range<usize>| {
+        usize::from_str_radix(std::str::from_utf8(&header[place]).ok()?, 16).ok()
+    };
+    let name = (HEADER_BYTES + number(NAME_LENGTH)?).next_multiple_of(ALIGNMENT);
+    Some((name + number(CONTENTS_LENGTH)?).next_multiple_of(ALIGNMENT))
 }
 
 /// Converts a number to the 32 bits of the format; everything written here is far smaller.

@@ -8,7 +8,6 @@
 
 use std::fs;
 use std::io::{self, Read, Write as _};
-use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +17,7 @@ use crate::error::{Explain, Kind, kind_of_io};
 use crate::files::TEMPORARY;
 use crate::files::open_regular;
 
-use super::cpio::{ALIGNMENT, Archive};
+use super::cpio::{ALIGNMENT, Archive, entry_bytes};
 use super::modules::EarlyModule;
 
 /// Path of the agent in the initramfs, for the kernel's `rdinit=`.
@@ -179,26 +178,11 @@ fn inflate_first(image: &[u8], limit: u64) -> Option<Vec<u8>> {
 /// with the zeroes behind them.
 fn uncompressed_bytes(image: &[u8]) -> usize {
     let mut at = 0;
-    while let Some(length) = uncompressed_entry(&image[at..]) {
+    while let Some(length) = entry_bytes(&image[at..]) {
         at = (at + length).min(image.len());
         at += image[at..].iter().take_while(|byte| **byte == 0).count();
     }
     at
-}
-
-/// Returns the length of an archive's entry with its padding; `None` if there is none.
-fn uncompressed_entry(entry: &[u8]) -> Option<usize> {
-    /// Length of a header, and the places of the lengths of content and name in it (cpio(5), "New
-    /// ASCII Format").
-    const HEADER_BYTES: usize = 110;
-    const CONTENT_LENGTH: Range<usize> = 54..62;
-    const NAME_LENGTH: Range<usize> = 94..102;
-    let header = entry.get(..HEADER_BYTES).filter(|header| header.starts_with(b"070701"))?;
-    let number = |place: Range<usize>| {
-        usize::from_str_radix(std::str::from_utf8(&header[place]).ok()?, 16).ok()
-    };
-    let name = (HEADER_BYTES + number(NAME_LENGTH)?).next_multiple_of(ALIGNMENT);
-    Some((name + number(CONTENT_LENGTH)?).next_multiple_of(ALIGNMENT))
 }
 
 /// Returns the distance to the next offset that has the same remainder, modulo the alignment, as

@@ -90,6 +90,15 @@ pub struct VmKeys {
     client: Arc<PrivateKey>,
 }
 
+/// Reads the pinned key of the SSH server of a VM's own system.
+///
+/// # Errors
+/// [`KeyError::Read`].
+pub fn server_pin(layout: &VmLayout) -> Result<Pin, KeyError> {
+    let path = layout.server_key();
+    Pin::read(path.clone()).map_err(|source| KeyError::Read { path, source })
+}
+
 impl VmKeys {
     /// Reads a VM's keys; creates those that do not exist. The caller holds the VM's lock.
     ///
@@ -144,9 +153,7 @@ impl VmKeys {
         address: SocketAddr,
         user: &str,
     ) -> Result<Target, KeyError> {
-        let path = layout.server_key();
-        let pin = Pin::read(path.clone()).map_err(|source| KeyError::Read { path, source })?;
-        Ok(Target { server: Server::Own(pin), ..self.target(address, user) })
+        Ok(Target { server: Server::Own(server_pin(layout)?), ..self.target(address, user) })
     }
 
     /// Writes `known_hosts` for other SSH clients: the server at 127.0.0.1 and this port, and at

@@ -11,7 +11,7 @@ use castra_disk::RootKeys;
 use fatfs::{FileSystem, FormatVolumeOptions, FsOptions, format_volume};
 use sha2::{Digest as _, Sha256};
 
-use super::seed::Seed;
+use super::seed::{Seed, meta_data};
 use crate::hex::hex;
 
 /// Least version of systemd that reads credentials from SMBIOS tables.
@@ -23,8 +23,6 @@ const CREDENTIAL: &str = "io.systemd.credential.binary:";
 const LABEL: [u8; 11] = *b"CIDATA     ";
 /// Least size of a seed, and the room in it for what is no data, in bytes.
 const SEED_BYTES: u64 = 1 << 20;
-/// Digits of the digest that are the instance's ID.
-const ID_DIGITS: usize = 32;
 
 /// Returns the OEM strings by which systemd lets this key log in as root. There are none if it may
 /// already. A file that exists is not replaced: the key is appended to it, and what the disk has
@@ -76,10 +74,7 @@ pub fn seed_disk(seed: Option<&Seed>, hostname: &str, key: &str) -> io::Result<V
     let user_data = seed.map_or(&b"#cloud-config\n{}\n"[..], Seed::user_data);
     let digest = seed.map(Seed::digest).unwrap_or_default();
     let id = hex(&Sha256::digest(format!("{digest} {key}")));
-    let meta_data = format!(
-        "instance-id: castra-{}\nlocal-hostname: {hostname}\npublic-keys:\n- {key}\n",
-        &id[..ID_DIGITS]
-    );
+    let meta_data = meta_data(&id, hostname) + &format!("public-keys:\n- {key}\n");
     let network_config = seed.and_then(Seed::network_config);
     // The user's data go before those of a vendor.
     let vendor_data = "#cloud-config\ndisable_root: false\n";

@@ -16,7 +16,7 @@ pub use castra_wire::{CloudInitState, Reach, SSH_PORT};
 pub use console::{ConsoleEnd, ConsoleOutcome, converse};
 pub use control::{ControlError, ControlPort};
 pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent, modules_archive, write_with_agent};
-pub use keys::{KeyError, VmKeys};
+pub use keys::{KeyError, VmKeys, server_pin};
 pub use login::{CREDENTIALS_SYSTEMD, oem_strings, seed_disk};
 pub use modules::{EarlyModule, early_modules};
 pub use network::{

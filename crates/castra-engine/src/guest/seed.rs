@@ -50,8 +50,7 @@ impl Seed {
 
     /// Returns the archive for the initramfs of the machine with this host name.
     pub fn archive(&self, hostname: &str) -> Vec<u8> {
-        let id = &self.digest()[..ID_DIGITS];
-        let meta_data = format!("instance-id: castra-{id}\nlocal-hostname: {hostname}\n");
+        let meta_data = meta_data(&self.digest(), hostname);
         let mut archive = Archive::default();
         archive.directory("castra", 0o755);
         archive.directory(DIRECTORY, 0o700);
@@ -62,6 +61,12 @@ impl Seed {
         }
         archive.finish()
     }
+}
+
+/// Returns the `meta-data` of the instance with this digest, on the machine with this host name.
+pub(super) fn meta_data(digest: &str, hostname: &str) -> String {
+    let id = &digest[..ID_DIGITS];
+    format!("instance-id: castra-{id}\nlocal-hostname: {hostname}\n")
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::cancel::Cancel;
-use crate::guest::ssh::{Server, Target};
-use crate::guest::{Streams, VmKeys};
+use crate::guest::ssh::Target;
+use crate::guest::{Streams, VmKeys, server_pin};
 use crate::layout::ProjectLayout;
 use crate::report::Event;
 
@@ -78,11 +78,8 @@ pub fn write_known_hosts(record: &Record, layout: &ProjectLayout) -> Result<(), 
     let alias = host_key_alias(&record.name);
     // A VM that does not run may have either server, as the last time.
     let may_be_own = record.boot.as_ref().is_none_or(|boot| boot.native.is_some());
-    let server = keys.target_of_own_server(&files, ssh_address(record)?, "root")?.server;
-    let server = match &server {
-        Server::Own(pin) if may_be_own => pin.key(),
-        _ => None,
-    };
+    let pin = server_pin(&files)?;
+    let server = pin.key().filter(|_| may_be_own);
     Ok(keys.write_known_hosts(&files, &alias, port, server)?)
 }
 
