@@ -1,0 +1,240 @@
+//! Nodes: the files that the guest's kernel knows by ID, and where they were found.
+
+use std::collections::HashMap;
+
+use rustix::io::Errno;
+
+use crate::abi::{ROOT, kind};
+use crate::platform::{Identity, Status};
+
+/// Maximum number of nodes. The kernel forgets nodes when its own memory becomes scarce.
+const MAX_NODES: usize = 1 << 20;
+/// Maximum number of names of a file with hard links that are remembered.
+const MAX_PLACES: usize = 8;
+/// Maximum depth of a directory.
+const MAX_DEPTH: usize = 2048;
+
+/// Source of IDs that no other server gives: the upper 24 bits are chosen at random.
+#[derive(Debug)]
+pub(crate) struct Ids {
+    epoch: u64,
+    next: u64,
+}
+
+impl Ids {
+    const COUNTER_BITS: u32 = 40;
+
+    /// Returns a source with this epoch, of which 23 bits count.
+    pub(crate) fn new(epoch: u32) -> Self {
+        // Never zero, so that the root's ID is in no epoch.
+        let epoch = u64::from(epoch >> 9 | 1 << 23);
+        Self { epoch, next: 1 }
+    }
+
+    /// Returns the next ID. At a million a second, they last for twelve days, and then there are
+    /// none.
+    pub(crate) fn next(&mut self) -> Result<u64, Errno> {
+        if self.next >> Self::COUNTER_BITS != 0 {
+            return Err(Errno::NFILE);
+        }
+        let id = self.epoch << Self::COUNTER_BITS | self.next;
+        self.next += 1;
+        Ok(id)
+    }
+
+    /// Returns `true` if the ID was given by this server.
+    pub(crate) fn is_own(&self, id: u64) -> bool {
+        id >> Self::COUNTER_BITS == self.epoch
+    }
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    parent: u64,
+    name: Box<[u8]>,
+}
+
+impl Place {
+    fn new(parent: u64, name: &[u8]) -> Self {
+        Self { parent, name: name.into() }
+    }
+
+    fn is(&self, parent: u64, name: &[u8]) -> bool {
+        self.parent == parent && *self.name == *name
+    }
+}
+
+#[derive(Debug)]
+struct Node {
+    identity: Identity,
+    is_directory: bool,
+    lookups: u64,
+    /// Names under which the file was found, the latest last. A directory has one.
+    places: Vec<Place>,
+}
+
+/// A node, and the paths below the root at which its file may be.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) identity: Identity,
+    pub(crate) paths: Vec<Vec<u8>>,
+}
+
+/// Table of nodes.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    ids: Ids,
+    by_id: HashMap<u64, Node>,
+    by_identity: HashMap<Identity, u64>,
+}
+
+impl Nodes {
+    /// Returns a table with the root.
+    pub(crate) fn new(ids: Ids, root: Identity) -> Self {
+        let node = Node { identity: root, is_directory: true, lookups: 1, places: Vec::new() };
+        Self {
+            ids,
+            by_id: HashMap::from([(ROOT, node)]),
+            by_identity: HashMap::from([(root, ROOT)]),
+        }
+    }
+
+    /// Returns `true` if no node can be added.
+    pub(crate) fn is_full(&self) -> bool {
+        self.by_id.len() >= MAX_NODES
+    }
+
+    /// Counts a look-up that found a file, and returns its ID.
+    pub(crate) fn found(
+        &mut self,
+        parent: u64,
+        name: &[u8],
+        status: &Status,
+    ) -> Result<u64, Errno> {
+        if let Some(id) = self.by_identity.get(&status.identity)
+            && let Some(node) = self.by_id.get_mut(id)
+        {
+            node.lookups = node.lookups.saturating_add(1);
+            if *id != ROOT {
+                node.put(Place::new(parent, name), status.links);
+            }
+            return Ok(*id);
+        }
+        if self.is_full() {
+            return Err(Errno::NOMEM);
+        }
+        let id = self.ids.next()?;
+        let node = Node {
+            identity: status.identity,
+            is_directory: status.mode & kind::MASK == kind::DIRECTORY,
+            lookups: 1,
+            places: vec![Place::new(parent, name)],
+        };
+        self.by_id.insert(id, node);
+        self.by_identity.insert(status.identity, id);
+        Ok(id)
+    }
+
+    /// Takes back this many look-ups of a node, and drops it after the last.
+    pub(crate) fn forget(&mut self, id: u64, lookups: u64) {
+        if id == ROOT {
+            return;
+        }
+        let Some(node) = self.by_id.get_mut(&id) else { return };
+        node.lookups = node.lookups.saturating_sub(lookups);
+        if node.lookups == 0 {
+            let identity = node.identity;
+            self.by_id.remove(&id);
+            self.disown(id, identity);
+            if self.by_id.capacity() > 4096 && self.by_id.len() < self.by_id.capacity() / 8 {
+                self.by_id.shrink_to(self.by_id.len() * 2);
+                self.by_identity.shrink_to(self.by_identity.len() * 2);
+            }
+        }
+    }
+
+    /// Drops all nodes but the root.
+    pub(crate) fn clear(&mut self) {
+        self.by_id.retain(|id, _| *id == ROOT);
+        self.by_identity.retain(|_, id| *id == ROOT);
+    }
+
+    /// Notes that a file has lost a name. With its last name goes its identity, which the next
+    /// file may have.
+    pub(crate) fn unlinked(&mut self, parent: u64, name: &[u8], status: &Status) {
+        let Some(id) = self.by_identity.get(&status.identity).copied() else { return };
+        let Some(node) = self.by_id.get_mut(&id) else { return };
+        node.places.retain(|place| !place.is(parent, name));
+        if status.links <= 1 || node.is_directory {
+            self.disown(id, status.identity);
+        }
+    }
+
+    /// Notes that a file has another name.
+    pub(crate) fn moved(&mut self, from: (u64, &[u8]), to: (u64, &[u8]), status: &Status) {
+        if let Some(id) = self.by_identity.get(&status.identity)
+            && let Some(node) = self.by_id.get_mut(id)
+        {
+            node.places.retain(|place| !place.is(from.0, from.1));
+            node.put(Place::new(to.0, to.1), status.links);
+        }
+    }
+
+    fn disown(&mut self, id: u64, identity: Identity) {
+        if self.by_identity.get(&identity) == Some(&id) {
+            self.by_identity.remove(&identity);
+        }
+    }
+
+    /// Returns where a node may be.
+    ///
+    /// # Errors
+    /// `ESTALE` if there is no such node, or its place is not known any more.
+    pub(crate) fn wanted(&self, id: u64) -> Result<Wanted, Errno> {
+        let node = self.by_id.get(&id).ok_or(Errno::STALE)?;
+        if id == ROOT {
+            return Ok(Wanted { identity: node.identity, paths: vec![Vec::new()] });
+        }
+        let paths = node.places.iter().rev().filter_map(|place| self.path(place)).collect();
+        Ok(Wanted { identity: node.identity, paths })
+    }
+
+    fn path(&self, place: &Place) -> Option<Vec<u8>> {
+        let mut names = vec![&*place.name];
+        let mut parent = place.parent;
+        while parent != ROOT {
+            let place = self.by_id.get(&parent)?.places.last()?;
+            // A host that moves directories about can make a circle of places.
+            if names.len() >= MAX_DEPTH {
+                return None;
+            }
+            names.push(&place.name);
+            parent = place.parent;
+        }
+        names.reverse();
+        Some(names.join(&b'/'))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+}
+
+impl Node {
+    fn put(&mut self, place: Place, links: u32) {
+        if self.places.last() == Some(&place) {
+            return;
+        }
+        if self.is_directory || links <= 1 {
+            self.places.clear();
+        } else {
+            self.places.retain(|known| *known != place);
+            if self.places.len() >= MAX_PLACES {
+                self.places.remove(0);
+            }
+        }
+        self.places.push(place);
+    }
+}

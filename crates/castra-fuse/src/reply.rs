@@ -1,0 +1,144 @@
+//! Replies, from attributes to bytes.
+
+use rustix::io::Errno;
+
+use crate::abi::{PERMISSIONS, REPLY_HEADER, kind};
+use crate::directory::Owner;
+use crate::platform::{Status, error_number};
+
+/// Time for which the kernel may use names and attributes without asking, in seconds.
+const VALID_SECS: u64 = 1;
+
+/// A successful reply, whose header is filled in at its end.
+#[derive(Debug)]
+pub(crate) struct Reply(Vec<u8>);
+
+impl Reply {
+    /// Returns a reply without a body.
+    pub(crate) fn empty() -> Self {
+        Self::with_room(0)
+    }
+
+    /// Returns an empty reply with room for a body of this length.
+    pub(crate) fn with_room(bytes: usize) -> Self {
+        let mut reply = Vec::with_capacity(REPLY_HEADER + bytes);
+        reply.resize(REPLY_HEADER, 0);
+        Self(reply)
+    }
+
+    /// Returns the bytes, to append to.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+
+    /// Returns the length of the body, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len() - REPLY_HEADER
+    }
+
+    pub(crate) fn u16(mut self, number: u16) -> Self {
+        self.0.extend(number.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn u32(mut self, number: u32) -> Self {
+        self.0.extend(number.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn u64(mut self, number: u64) -> Self {
+        self.0.extend(number.to_le_bytes());
+        self
+    }
+
+    /// Appends a node with its attributes.
+    pub(crate) fn entry(self, node: u64, attributes: &Attributes) -> Self {
+        self.u64(node).u64(0).u64(VALID_SECS).u64(VALID_SECS).u32(0).u32(0).attributes(attributes)
+    }
+
+    /// Appends an entry that says that there is no such file.
+    pub(crate) fn no_entry(self) -> Self {
+        let mut reply = self.u64(0).u64(0).u64(VALID_SECS).u64(0).u32(0).u32(0);
+        reply.0.resize(reply.0.len() + Attributes::BYTES, 0);
+        reply
+    }
+
+    /// Appends attributes, preceded by the time for which they are valid.
+    pub(crate) fn valid_attributes(self, attributes: &Attributes) -> Self {
+        self.u64(VALID_SECS).u32(0).u32(0).attributes(attributes)
+    }
+
+    /// Appends an open handle.
+    pub(crate) fn handle(self, handle: u64, flags: u32) -> Self {
+        self.u64(handle).u32(flags).u32(0)
+    }
+
+    fn attributes(self, attributes: &Attributes) -> Self {
+        let Attributes { inode, mode, owner, status } = attributes;
+        self.u64(*inode)
+            .u64(status.size)
+            .u64(status.blocks)
+            .u64(status.accessed.0.cast_unsigned())
+            .u64(status.modified.0.cast_unsigned())
+            .u64(status.changed.0.cast_unsigned())
+            .u32(status.accessed.1)
+            .u32(status.modified.1)
+            .u32(status.changed.1)
+            .u32(*mode)
+            .u32(status.links)
+            .u32(owner.uid)
+            .u32(owner.gid)
+            // Not the numbers of a device: they would mean another device in the guest.
+            .u32(0)
+            .u32(status.block_size)
+            .u32(0)
+    }
+
+    /// Completes the reply to the request of this number.
+    pub(crate) fn finish(mut self, unique: u64) -> Vec<u8> {
+        let length = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        write_header(&mut self.0, length, 0, unique);
+        self.0
+    }
+}
+
+/// Returns the reply for a request that has failed.
+pub(crate) fn failure(errno: Errno, unique: u64) -> Vec<u8> {
+    let mut reply = vec![0; REPLY_HEADER];
+    write_header(&mut reply, REPLY_HEADER as u32, -error_number(errno), unique);
+    reply
+}
+
+fn write_header(reply: &mut [u8], length: u32, error: i32, unique: u64) {
+    for (at, byte) in length
+        .to_le_bytes()
+        .into_iter()
+        .chain(error.to_le_bytes())
+        .chain(unique.to_le_bytes())
+        .enumerate()
+    {
+        reply[at] = byte;
+    }
+}
+
+/// Attributes of a file, as a guest sees them.
+#[derive(Debug)]
+pub(crate) struct Attributes {
+    inode: u64,
+    mode: u32,
+    owner: Owner,
+    status: Status,
+}
+
+impl Attributes {
+    /// Length in a reply, in bytes.
+    pub(crate) const BYTES: usize = 88;
+    /// Length of an entry with attributes, in bytes.
+    pub(crate) const ENTRY_BYTES: usize = 40 + Self::BYTES;
+
+    /// Returns the attributes of a file that all guests see with this inode number and owner.
+    pub(crate) fn new(inode: u64, owner: Owner, status: Status) -> Self {
+        let mode = status.mode & (kind::MASK | PERMISSIONS);
+        Self { inode, mode, owner, status }
+    }
+}

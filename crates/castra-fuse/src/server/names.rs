@@ -1,0 +1,168 @@
+//! Names in directories: finding, making, moving and removing them.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+
+use super::{Server, out_of_descriptors};
+use crate::abi::PERMISSIONS;
+use crate::directory::{Writable, is_hidden};
+use crate::platform;
+use crate::reply::{Attributes, Reply};
+use crate::request::{Made, Replacing};
+
+/// Checks that a name may be made.
+pub(super) fn check_new(name: &[u8]) -> Result<(), Errno> {
+    if is_hidden(name) { Err(Errno::PERM) } else { Ok(()) }
+}
+
+/// Checks that a name may be there.
+fn check_old(name: &[u8]) -> Result<(), Errno> {
+    if is_hidden(name) { Err(Errno::NOENT) } else { Ok(()) }
+}
+
+impl Server {
+    pub(super) fn look_up(&self, parent: u64, name: &[u8]) -> Result<Reply, Errno> {
+        let directory = self.locate_directory(parent)?;
+        let found = check_old(name).and_then(|()| self.directory.status_in(&directory, name));
+        let status = match found {
+            Err(Errno::NOENT) => return Ok(Reply::with_room(Attributes::ENTRY_BYTES).no_entry()),
+            found => found?,
+        };
+        let node = self.nodes().found(parent, name, &status)?;
+        Ok(self.entry(node, status))
+    }
+
+    pub(super) fn read_link(&self, node: u64) -> Result<Reply, Errno> {
+        let (reference, _) = self.locate(node)?;
+        let target = rustix::fs::readlinkat(&reference, "", Vec::new())?;
+        let target = target.to_bytes();
+        let mut reply = Reply::with_room(target.len());
+        reply.buffer().extend(target);
+        Ok(reply)
+    }
+
+    pub(super) fn make_link(
+        &self,
+        parent: u64,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Reply, Errno> {
+        self.make(parent, name, None, |directory, _| rustix::fs::symlinkat(target, directory, name))
+    }
+
+    pub(super) fn make_node(
+        &self,
+        parent: u64,
+        name: &[u8],
+        made: Made,
+        mode: u32,
+    ) -> Result<Reply, Errno> {
+        self.make(parent, name, Some(mode), |directory, permission| {
+            platform::make_node(directory, name, made, mode, permission)
+        })
+    }
+
+    pub(super) fn make_directory(
+        &self,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+    ) -> Result<Reply, Errno> {
+        self.make(parent, name, Some(mode), |directory, _| {
+            let mode = rustix::fs::Mode::from_raw_mode(mode & PERMISSIONS);
+            rustix::fs::mkdirat(directory, name, mode)
+        })
+    }
+
+    pub(super) fn link(&self, file: u64, parent: u64, name: &[u8]) -> Result<Reply, Errno> {
+        let permission = self.directory.writable()?;
+        let (reference, _) = self.locate(file)?;
+        self.make(parent, name, None, |directory, _| {
+            platform::link(&reference, directory, name, permission)
+        })
+    }
+
+    /// Makes a file by a function. The mode that the guest asked for is without its own umask, so
+    /// that of this process does not count.
+    fn make(
+        &self,
+        parent: u64,
+        name: &[u8],
+        mode: Option<u32>,
+        make: impl FnOnce(&OwnedFd, Writable) -> Result<(), Errno>,
+    ) -> Result<Reply, Errno> {
+        let permission = self.directory.writable()?;
+        check_new(name)?;
+        self.check_room_for_node()?;
+        let directory = self.locate_directory(parent)?;
+        make(&directory, permission)?;
+        let mut status = self.directory.status_in(&directory, name)?;
+        if let Some(mode) = mode
+            && status.mode & PERMISSIONS != mode & PERMISSIONS
+        {
+            let made = platform::reference_in(&directory, name).map_err(out_of_descriptors)?;
+            // Unless the host has already put something else there.
+            if self.directory.status(&made)?.identity == status.identity {
+                platform::set_mode(&made, &status, mode, permission)?;
+                status = self.directory.status(&made)?;
+            }
+        }
+        let node = self.nodes().found(parent, name, &status)?;
+        Ok(self.entry(node, status))
+    }
+
+    pub(super) fn unlink(
+        &self,
+        parent: u64,
+        name: &[u8],
+        is_directory: bool,
+    ) -> Result<Reply, Errno> {
+        self.directory.writable()?;
+        check_old(name)?;
+        let directory = self.locate_directory(parent)?;
+        let status = self.directory.status_in(&directory, name)?;
+        let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        rustix::fs::unlinkat(&directory, name, flags)?;
+        self.nodes().unlinked(parent, name, &status);
+        Ok(Reply::empty())
+    }
+
+    pub(super) fn rename(
+        &self,
+        from: (u64, &[u8]),
+        to: (u64, &[u8]),
+        replacing: Replacing,
+    ) -> Result<Reply, Errno> {
+        let permission = self.directory.writable()?;
+        check_old(from.1)?;
+        check_new(to.1)?;
+        let source = self.locate_directory(from.0)?;
+        let target = self.locate_directory(to.0)?;
+        let moved = self.directory.status_in(&source, from.1)?;
+        let replaced = self.directory.status_in(&target, to.1).ok();
+        platform::rename((&source, from.1), (&target, to.1), replacing, permission)?;
+        let mut nodes = self.nodes();
+        if let Some(replaced) = replaced {
+            if replacing == Replacing::Exchange {
+                nodes.moved(to, from, &replaced);
+            } else if replaced.identity != moved.identity {
+                nodes.unlinked(to.0, to.1, &replaced);
+            }
+        }
+        if replaced.is_none_or(|replaced| replaced.identity != moved.identity) {
+            nodes.moved(from, to, &moved);
+        }
+        Ok(Reply::empty())
+    }
+
+    /// Checks that a file may be made whose node is not known yet.
+    pub(super) fn check_room_for_node(&self) -> Result<(), Errno> {
+        if self.nodes().is_full() { Err(Errno::NOMEM) } else { Ok(()) }
+    }
+
+    fn entry(&self, node: u64, status: platform::Status) -> Reply {
+        Reply::with_room(Attributes::ENTRY_BYTES).entry(node, &self.directory.attributes(status))
+    }
+}
