@@ -202,10 +202,12 @@ fn load(candidate: &Candidate, mounted: &mut Mounted<'_>, room: Room) -> Result<
     let options = options.as_deref().map(CommandLine::parse).transpose();
     let options = options.map_err(|error| error.to_string())?;
     let root = root::find(options.as_ref(), mounted).ok_or("its root filesystem is not there")?;
+    let tree = &mounted.trees[root];
     let command_line = match options {
-        Some(options) => options,
-        None => root::command_line(&mounted.trees[root]).map_err(|error| error.to_string())?,
+        Some(options) => root::named(options, tree),
+        None => root::command_line(tree),
     };
+    let command_line = command_line.map_err(|error| error.to_string())?;
     Ok(Loaded { kernel, initramfs, command_line, version, root })
 }
 

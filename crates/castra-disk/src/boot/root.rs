@@ -65,6 +65,28 @@ fn mapper(group: &str, name: &str) -> String {
 
 /// Returns a command line that mounts this root.
 pub(super) fn command_line(tree: &MountedTree<'_>) -> Result<CommandLine, CommandLineError> {
+    CommandLine::parse(&format!("{} ro", arguments(tree, true)))
+}
+
+/// Returns a command line that names its root filesystem: with an initramfs that is not for this
+/// disk alone, a system would wait for one that never appears. A boot loader may leave it out where
+/// firmware names the partition, or where a disk was made without mounting it.
+pub(super) fn named(
+    options: CommandLine,
+    tree: &MountedTree<'_>,
+) -> Result<CommandLine, CommandLineError> {
+    if options.value("root").is_some_and(|root| !root.is_empty()) {
+        return Ok(options);
+    }
+    let is_default = options.value("rootflags").is_none();
+    let others = options.as_str().split(' ').filter(|argument| *argument != "root=");
+    let others: Vec<&str> = others.collect();
+    // First, since the last arguments may be those of init.
+    CommandLine::parse(&format!("{} {}", arguments(tree, is_default), others.join(" ")))
+}
+
+/// Returns the arguments that name a root, with its subvolume or without.
+fn arguments(tree: &MountedTree<'_>, with_subvolume: bool) -> String {
     let mut line = match &tree.volume.place {
         // dracut activates what it is asked for.
         Place::LogicalVolume { group, name } => {
@@ -72,8 +94,8 @@ pub(super) fn command_line(tree: &MountedTree<'_>) -> Result<CommandLine, Comman
         }
         Place::WholeDisk | Place::Partition(_) => format!("root=UUID={}", tree.identity.uuid),
     };
-    if let Some(subvolume) = &tree.subvolume {
+    if let Some(subvolume) = tree.subvolume.as_ref().filter(|_| with_subvolume) {
         let _ = write!(line, " rootflags=subvol={subvolume}");
     }
-    CommandLine::parse(&format!("{line} ro"))
+    line
 }

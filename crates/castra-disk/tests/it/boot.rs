@@ -110,9 +110,23 @@ fn grub_is_read_from_a_separate_boot() {
 fn an_entry_whose_files_are_gone_is_passed_over() {
     let layout = Layout::new();
     let gone = "menuentry 'gone' { \n linux /boot/vmlinuz-9 ro\n initrd /boot/initrd-9\n}\n";
-    let config = gone.to_owned() + &grub_entry("/boot/", "ro");
+    let config = gone.to_owned() + &grub_entry("/boot/", "root=/dev/vda ro");
     layout.write(&layout.root().join("boot/grub2/grub.cfg"), config);
-    layout.expect(layout.find(), Rule::Grub, "ro");
+    layout.expect(layout.find(), Rule::Grub, "root=/dev/vda ro");
+}
+
+#[test]
+fn an_entry_that_names_no_root_gets_the_one_that_was_found() {
+    let layout = Layout::new();
+    for (options, expected) in [
+        ("ro quiet", format!("root=UUID={UUID} ro quiet")),
+        ("root= ro -- single", format!("root=UUID={UUID} ro -- single")),
+        ("", format!("root=UUID={UUID} ")),
+    ] {
+        let config = grub_entry("/boot/", options);
+        layout.write(&layout.root().join("boot/grub/grub.cfg"), config);
+        layout.expect(layout.find(), Rule::Grub, expected.trim());
+    }
 }
 
 fn bls_entry(version: &str, options: &str) -> String {
@@ -137,7 +151,8 @@ fn loader_entries_of_a_separate_boot_are_read() {
         .write(&boot.join("initrd.img-0-rescue"), "rescue");
     // The newest one has no files, so the next one is taken.
     let rule = Rule::BootLoaderSpecification;
-    layout.expect(layout.find_on_both(Kind::Ext4), rule, "quiet");
+    let options = format!("root=UUID={UUID} quiet");
+    layout.expect(layout.find_on_both(Kind::Ext4), rule, &options);
     let saved = "# GRUB Environment Block\nsaved_entry=m-0-rescue\nkernelopts=root=/dev/vda2 ro\n";
     layout.write(&boot.join("grub2/grubenv"), saved);
     let found = layout.find_on_both(Kind::Ext4).unwrap_or_else(|error| panic!("{error}"));

@@ -36,6 +36,7 @@ pub(super) const CASES: &[Case] = &[
     hardware,
     killed,
     guest_memory,
+    no_root_named,
     no_root_disk,
     root_of_another_kind,
     root_damaged,
@@ -268,6 +269,16 @@ fn unmounted(console: &str) -> Option<(&str, &str)> {
     let line = line_of(console, "mount: mounting ")?;
     let (device, rest) = line.strip_prefix("mount: mounting ")?.split_once(" on ")?;
     Some((device, rest.split_once("failed: ")?.1.trim()))
+}
+
+/// Recognises messages of initramfs-tools and of dracut, which then wait for a command.
+fn no_root_named(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let words = ["No root device specified", "No or empty root= argument", "Empty root= argument"];
+    has(e.console, &words).then_some(())?;
+    finally(
+        "the kernel's command line names no root filesystem",
+        "Add `root=` to `command_line` of the image in castra.toml: the VM's disk is /dev/vda.",
+    )
 }
 
 fn no_root_disk(e: &Evidence<'_>) -> Option<Diagnosis> {

@@ -26,6 +26,10 @@ const KILLED_INIT: &str =
     "[    3.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100";
 const DRACUT: &str = "Warning: /dev/disk/by-uuid/1234 does not exist\n\n\
     Entering emergency mode. Exit the shell to continue.";
+const NO_ROOT: &str = "No root device specified. Boot arguments must include a root= parameter.\n\n\
+    \nBusyBox v1.35.0 (Debian 1:1.35.0-4+b5) built-in shell (ash)\n(initramfs) ";
+const NO_ROOT_DRACUT: &str = "[    3.1] dracut: FATAL: No or empty root= argument\n\
+    [    3.1] dracut: Refusing to continue";
 const SYSTEMD: &str =
     "You are in emergency mode. After logging in, type \"journalctl -xb\" to view";
 const EXT4: &str = "[   4.2] EXT4-fs error (device vda): ext4_find_entry:1683: inode #2: comm \
@@ -67,6 +71,8 @@ fn the_guests_words_have_their_cases() {
         (NO_INIT, "has no init", true),
         (KILLED_INIT, "Attempted to kill init! exitcode=0x00000100", true),
         (DRACUT, "cannot find the root filesystem", true),
+        (NO_ROOT, "names no root filesystem", true),
+        (NO_ROOT_DRACUT, "names no root filesystem", true),
         (SYSTEMD, "emergency shell", true),
         (EXT4, "cannot read or write its disk: EXT4-fs error (device vda)", false),
     ] {
