@@ -174,8 +174,5 @@ fn a_copied_cache_is_verified_once_and_used() {
     declare(&project);
     let key = in_state(&project, &list, "ready").remove(0);
     flip(&to.join("templates").join(key).join("memory.img"));
-    project
-        .run(&["template", "verify"])
-        .code(65)
-        .says("has a memory that is missing or was changed");
+    project.run(&["template", "verify"]).code(65).says("has a missing or changed file (memory)");
 }

@@ -155,14 +155,11 @@ fn a_flipped_bit_is_noticed_and_the_template_rebuilt() {
     let cache = linked_cache();
     let project = Project::with_cache(cache.path().to_owned());
     templates(cache.path()).for_each(|template| flip_a_bit(&template.join("memory.img")));
-    project
-        .run(&["template", "verify"])
-        .code(65)
-        .says("has a memory that is missing or was changed");
+    project.run(&["template", "verify"]).code(65).says("has a missing or changed file (memory)");
     project
         .run(&["up"])
         .ok()
-        .says("has a memory that is missing or was changed; rebuilding it")
+        .says("has a missing or changed file (memory); rebuilding it")
         .says("preparing a warm template")
         .says(WARM);
     project.run(&["exec", "--", "true"]).ok();

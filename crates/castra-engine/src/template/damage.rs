@@ -7,10 +7,10 @@ pub enum Damage {
     #[error("has an unreadable manifest ({0})")]
     Manifest(String),
     /// A file is missing or was changed.
-    #[error("has a {0} that is missing or was changed")]
+    #[error("has a missing or changed file ({0})")]
     File(&'static str),
     /// The stamps of its files differ: they are copies, for instance in a cache that was copied or
     /// restored. Hashing them decides; see [`Template::recognise`](super::Template::recognise).
-    #[error("has an unverified {0} that may be a copy")]
+    #[error("has an unverified file ({0}) that may be a copy")]
     Unverified(&'static str),
 }
