@@ -10,6 +10,7 @@ use crate::vm::error::{StartError, VmDiskError, VmError};
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{BaseKind, BootRecord, KernelRecord, NativeRecord, Record};
 
+use super::own_disk::OwnDisk;
 use super::pair::{NoKernel, Pair};
 use super::{Boots, Kernel, Native, OwnSeed};
 
@@ -31,8 +32,10 @@ pub(in crate::vm) fn of_new_disk(
     base: &Path,
     context: &RuntimeContext,
 ) -> Result<Choice, VmError> {
-    let found = look(definition, image, base, context)?;
-    let boots = found.or_else(|reason| without_kernel(definition, image, base, reason, context))?;
+    let base = OwnDisk::new(base, definition, &context.cancel);
+    let found = look(definition, image, &base, context)?;
+    let boots =
+        found.or_else(|reason| without_kernel(definition, image, &base, reason, context))?;
     check_cloud_init(definition, &boots)?;
     Ok(Choice { boots, previous: None })
 }
@@ -59,9 +62,10 @@ fn choose(
     record: &Record,
     project: ProjectRef<'_>,
 ) -> Result<Choice, VmError> {
-    let (disk, context) = (&definition.overlay, project.context);
+    let context = project.context;
+    let disk = OwnDisk::new(&definition.overlay, definition, &context.cancel);
     let kept = || last_of(definition, image, record, project);
-    match look(definition, image, disk, context)? {
+    match look(definition, image, &disk, context)? {
         Ok(boots) => {
             let is_other = match (boots.record(), &record.kept_kernel) {
                 (Some(now), Some(last)) => !now.boots_as(last),
@@ -83,7 +87,7 @@ fn choose(
                 Ok(Choice { boots: own(pair, definition)?, previous: None })
             }
             None => {
-                let boots = without_kernel(definition, image, disk, reason, context)?;
+                let boots = without_kernel(definition, image, &disk, reason, context)?;
                 Ok(Choice { boots, previous: None })
             }
         },
@@ -116,7 +120,7 @@ fn as_recorded(
             (BaseKind::Managed(_), Some((_, paths))) => &paths.disk,
             (BaseKind::Managed(_), None) => return None,
         };
-        let pair = Pair::read(base, definition, project.cancel()).ok()?.ok()?;
+        let pair = OwnDisk::new(base, definition, project.cancel()).pair().ok()?.ok()?;
         pair.record.boots_as(kernel).then_some(pair)
     })
 }
@@ -151,7 +155,8 @@ pub(in crate::vm) fn of_saved(
     let pair = recorded.and_then(|last| as_recorded(definition, image, record, last, project));
     let pair = match pair {
         Some(pair) => pair,
-        None => Pair::read(&definition.overlay, definition, project.cancel())?
+        None => OwnDisk::new(&definition.overlay, definition, project.cancel())
+            .pair()?
             .map_err(|reason| no_kernel(definition, &definition.overlay, reason))?,
     };
     // The guest has read the data, which may be gone by now.
@@ -174,9 +179,10 @@ pub fn check_own_disk(
     if definition.overlay.exists() {
         return Ok(());
     }
-    match look(definition, None, path, context)? {
+    let disk = OwnDisk::new(path, definition, &context.cancel);
+    match look(definition, None, &disk, context)? {
         Ok(_) => Ok(()),
-        Err(reason) => check_native(definition, None, path, reason, context).map(drop),
+        Err(reason) => check_native(definition, None, &disk, reason, context).map(drop),
     }
 }
 
@@ -184,7 +190,7 @@ pub fn check_own_disk(
 fn look(
     definition: &VmDefinition,
     image: Option<&Image>,
-    disk: &Path,
+    disk: &OwnDisk<'_>,
     context: &RuntimeContext,
 ) -> Result<Result<Boots, NoKernel>, VmError> {
     if definition.boot_profile == Some(BootProfile::Native) {
@@ -194,7 +200,7 @@ fn look(
     if let Some(kernel) = image.and_then(of_image) {
         return Ok(Ok(Boots::Kernel(kernel)));
     }
-    match Pair::read(disk, definition, &context.cancel)? {
+    match disk.pair()? {
         Ok(pair) => own(pair, definition).map(Ok),
         Err(reason) => Ok(Err(reason)),
     }
@@ -224,7 +230,7 @@ fn of_image((spec, paths): &Image) -> Option<Kernel> {
 fn without_kernel(
     definition: &VmDefinition,
     image: Option<&Image>,
-    disk: &Path,
+    disk: &OwnDisk<'_>,
     reason: NoKernel,
     context: &RuntimeContext,
 ) -> Result<Boots, VmError> {
@@ -243,12 +249,12 @@ fn without_kernel(
 fn check_native(
     definition: &VmDefinition,
     image: Option<&Image>,
-    disk: &Path,
+    disk: &OwnDisk<'_>,
     reason: NoKernel,
     context: &RuntimeContext,
 ) -> Result<(Native, NoKernel), VmError> {
     if definition.boot_profile == Some(BootProfile::Managed) {
-        return Err(no_kernel(definition, disk, reason).into());
+        return Err(no_kernel(definition, disk.path, reason).into());
     }
     match Native::of_disk(definition, image, disk, context) {
         Err(VmError::Disk(VmDiskError::Unbootable { vm, disk, reason: unbootable, .. })) => {

@@ -8,6 +8,7 @@ mod choice;
 mod command_line;
 mod keep;
 mod native;
+mod own_disk;
 mod pair;
 
 use std::path::PathBuf;

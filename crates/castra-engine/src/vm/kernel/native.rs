@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use castra_disk::{Image, Inspection, InstalledSystem, Limits, RootKeys, UefiLoader};
+use castra_disk::{Inspection, InstalledSystem, RootKeys, UefiLoader};
 
 use crate::config::{Firmware, VmDefinition};
 use crate::context::RuntimeContext;
@@ -14,7 +14,7 @@ use crate::guest::{CREDENTIALS_SYSTEMD, Seed, VmKeys, oem_strings, seed_disk};
 use crate::layout::VmLayout;
 use crate::qemu::options::UserArguments;
 use crate::qemu::{
-    self, Boot, Layer, LayerFormat, NativeBoot, QCOW2_MAGIC, Qcow2Header, QemuBinary, UefiFirmware,
+    Boot, Layer, LayerFormat, NativeBoot, QCOW2_MAGIC, Qcow2Header, QemuBinary, UefiFirmware,
     UefiFlash, Unbootable,
 };
 use crate::report::Event;
@@ -26,6 +26,7 @@ use crate::vm::hostname::hostname;
 use crate::vm::record::{NativeRecord, SshServer};
 
 use super::OwnSeed;
+use super::own_disk::OwnDisk;
 
 /// Largest file of variables; QEMU maps no more than 8 MiB of flash.
 const MAX_VARIABLES_BYTES: u64 = 8 << 20;
@@ -41,12 +42,7 @@ pub(in crate::vm) struct Native {
     uefi: Option<UefiFirmware>,
     /// Data of the user's for cloud-init.
     cloud_init: Option<Seed>,
-    /// True if there is a disk with data for cloud-init.
-    has_seed: bool,
-    /// True if the guest's systemd may read credentials.
-    has_credentials: bool,
-    root_keys: RootKeys,
-    ssh_server: SshServer,
+    login: Login,
 }
 
 impl Native {
@@ -58,12 +54,12 @@ impl Native {
     pub(super) fn of_disk(
         definition: &VmDefinition,
         image: Option<&ManagedImage>,
-        disk: &Path,
+        disk: &OwnDisk<'_>,
         context: &RuntimeContext,
     ) -> Result<Self, VmError> {
-        let inspection = inspect(disk, context)?;
+        let inspection = disk.inspect()?;
         let (firmware, reason) = choose(definition, inspection.as_ref());
-        check_loader(definition, firmware, inspection.as_ref(), disk, context)?;
+        check_loader(definition, firmware, inspection.as_ref(), disk.path, context)?;
         let uefi = match firmware {
             Firmware::Bios => None,
             Firmware::Uefi => Some(find_uefi(image, None, context)?),
@@ -71,26 +67,16 @@ impl Native {
         let system = inspection.and_then(|inspection| inspection.system);
         let cloud_init = OwnSeed::of(definition)?.map(|own| own.seed);
         let vm = definition.name.clone();
-        let (reason, login) = (reason.to_owned(), Login::of(system, cloud_init.is_some()));
-        if login.is_cloud_init_missing && cloud_init.is_some() {
+        let lacks_cloud_init = system.as_ref().is_some_and(|system| !system.has_cloud_init);
+        if lacks_cloud_init && cloud_init.is_some() {
             let message = format!(
                 "VM `{vm}` has `cloud_init`, but no cloud-init was found on its disk, so the data \
                 may have no effect"
             );
             context.reporter.report(&Event::Warning { message });
         }
-        let Login { has_seed, has_credentials, root_keys, ssh_server, .. } = login;
-        Ok(Self {
-            vm,
-            firmware,
-            reason,
-            uefi,
-            cloud_init,
-            has_seed,
-            has_credentials,
-            root_keys,
-            ssh_server,
-        })
+        let login = Login::of(system, cloud_init.is_some());
+        Ok(Self { vm, firmware, reason: reason.to_owned(), uefi, cloud_init, login })
     }
 
     /// Returns what a suspended VM has booted.
@@ -116,10 +102,12 @@ impl Native {
             uefi,
             // The guest has read the data, which may be gone by now.
             cloud_init: OwnSeed::of(definition).unwrap_or_default().map(|own| own.seed),
-            has_seed: record.seed,
-            has_credentials: record.ssh_server.is_some(),
-            root_keys: RootKeys::Unreadable,
-            ssh_server: record.ssh_server.unwrap_or(SshServer::Unknown),
+            login: Login {
+                has_credentials: record.ssh_server.is_some(),
+                has_seed: record.seed,
+                root_keys: RootKeys::Unreadable,
+                ssh_server: record.ssh_server.unwrap_or(SshServer::Unknown),
+            },
         })
     }
 
@@ -133,8 +121,8 @@ impl Native {
         NativeRecord {
             firmware: self.firmware,
             reason: self.reason.clone(),
-            seed: self.has_seed,
-            ssh_server: Some(self.ssh_server),
+            seed: self.login.has_seed,
+            ssh_server: Some(self.login.ssh_server),
         }
     }
 
@@ -152,8 +140,8 @@ impl Native {
         if let Some(uefi) = &self.uefi {
             self.provide_variables(uefi, &files.uefi_variables(), context)?;
         }
-        let texts =
-            if self.has_credentials { oem_strings(&key, &self.root_keys) } else { Vec::new() };
+        let Login { has_credentials, has_seed, root_keys, .. } = &self.login;
+        let texts = if *has_credentials { oem_strings(&key, root_keys) } else { Vec::new() };
         let mut texts = texts.into_iter();
         for path in files.oem_strings() {
             match texts.next() {
@@ -161,7 +149,7 @@ impl Native {
                 None => drop(fs::remove_file(&path)),
             }
         }
-        if self.has_seed {
+        if *has_seed {
             self.provide_seed(files, &key)?;
         }
         Ok(())
@@ -231,7 +219,11 @@ impl Native {
             variables: variables_of(files.uefi_variables()),
         });
         let oem_strings = files.oem_strings().into_iter().filter(|path| path.exists()).collect();
-        Boot::Native(NativeBoot { uefi, oem_strings, seed: self.has_seed.then(|| files.seed()) })
+        Boot::Native(NativeBoot {
+            uefi,
+            oem_strings,
+            seed: self.login.has_seed.then(|| files.seed()),
+        })
     }
 }
 
@@ -248,13 +240,15 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), VmError> {
     Ok(write_atomically(path, bytes, 0o600).map_err(failed)?)
 }
 
-/// Ways in which a guest gets to know the login key.
+/// Ways in which a guest gets to know the login key, and its server.
+#[derive(Debug)]
 struct Login {
+    /// True if the guest's systemd may read credentials.
     has_credentials: bool,
+    /// True if there is a disk with data for cloud-init.
     has_seed: bool,
     root_keys: RootKeys,
     ssh_server: SshServer,
-    is_cloud_init_missing: bool,
 }
 
 impl Login {
@@ -268,7 +262,6 @@ impl Login {
                 has_seed: true,
                 root_keys: RootKeys::Unreadable,
                 ssh_server: SshServer::Unknown,
-                is_cloud_init_missing: false,
             };
         };
         let has_credentials = system.systemd.is_some_and(|version| version >= CREDENTIALS_SYSTEMD);
@@ -280,20 +273,8 @@ impl Login {
             has_seed: has_seed || (!has_credentials && !system.has_cloud_init),
             root_keys: system.root_keys,
             ssh_server: if system.has_ssh_server { SshServer::Found } else { SshServer::Missing },
-            is_cloud_init_missing: !system.has_cloud_init,
         }
     }
-}
-
-/// Inspects a disk; `None` if it cannot be read.
-fn inspect(disk: &Path, context: &RuntimeContext) -> Result<Option<Inspection>, VmError> {
-    let files = qemu::Disk::open(disk)?.open_files()?;
-    let inspected = Image::open(files).ok().and_then(|image| {
-        let source = super::pair::Interruptible { image, cancel: context.cancel.clone() };
-        castra_disk::Disk::open(source, Limits::default()).ok()?.inspect().ok()
-    });
-    context.cancel.check()?;
-    Ok(inspected)
 }
 
 /// Chooses the firmware, with the reason.
@@ -371,7 +352,7 @@ pub fn firmware_of(
     disk: &Path,
     context: &RuntimeContext,
 ) -> Option<(Firmware, &'static str)> {
-    let found = inspect(disk, context).ok()?;
+    let found = OwnDisk::new(disk, definition, &context.cancel).inspect().ok()?;
     Some(choose(definition, found.as_ref()))
 }
 

@@ -1,24 +1,17 @@
 //! Kernel and initramfs of a disk, read from outside.
 
 use std::fmt;
-use std::io;
-use std::path::Path;
 
-use castra_disk::{Image, Limit, Limits, Source, System};
+use castra_disk::{Limit, System};
 
-use crate::cancel::Cancel;
 use crate::config::VmDefinition;
 use crate::files::sha256_hex;
 use crate::guest::{early_modules, modules_archive};
 use crate::qemu::{self, CommandLine};
 use crate::sanitize::sanitize_text;
-use crate::vm::error::VmError;
 use crate::vm::record::KernelRecord;
 
 use super::command_line;
-
-/// Part of a VM's memory that kernel and initramfs of a disk may take: unpacked, they are larger.
-const MEMORY_SHARE: u64 = 2;
 
 /// Kernel and initramfs of a disk, as they are on it.
 pub(super) struct Pair {
@@ -42,37 +35,27 @@ impl fmt::Debug for Pair {
 pub(super) struct NoKernel(pub(super) String);
 
 impl NoKernel {
-    fn because(reason: impl fmt::Display) -> Self {
+    /// Returns what was found on a disk instead, when kernel and initramfs could have this many
+    /// bytes.
+    pub(super) fn found(reason: &castra_disk::NoSystem, most_bytes: u64) -> Self {
+        let mut text = sanitize_text(&reason.to_string());
+        if text.contains(&Limit::KernelAndInitramfs(most_bytes).to_string()) {
+            text.push_str(" (half of the VM's memory)");
+        }
+        Self(text)
+    }
+
+    pub(super) fn because(reason: impl fmt::Display) -> Self {
         Self(sanitize_text(&reason.to_string()))
     }
 }
 
 impl Pair {
-    /// Reads kernel and initramfs of the disk at this path, through its whole backing chain. The
-    /// inner error is the reason why the disk has none.
-    ///
-    /// # Errors
-    /// [`VmError::Qemu`] for a chain that is refused; [`VmError::Interrupted`].
-    pub(super) fn read(
-        disk: &Path,
+    /// Prepares what was read from a disk for a VM.
+    pub(super) fn of_system(
+        mut system: System,
         definition: &VmDefinition,
-        cancel: &Cancel,
-    ) -> Result<Result<Self, NoKernel>, VmError> {
-        let files = qemu::Disk::open(disk)?.open_files()?;
-        let found = Image::open(files).map_err(NoKernel::because).and_then(|image| {
-            let source = Interruptible { image, cancel: cancel.clone() };
-            let limits = Limits::default();
-            let kernel_bytes = limits.kernel_bytes.min(definition.memory_bytes / MEMORY_SHARE);
-            let limits = Limits { kernel_bytes, ..limits };
-            let disk = castra_disk::Disk::open(source, limits).map_err(NoKernel::because)?;
-            let system = disk.find_system().map_err(|reason| no_system(&reason, definition))?;
-            Self::of_system(system, definition)
-        });
-        cancel.check()?;
-        Ok(found)
-    }
-
-    fn of_system(mut system: System, definition: &VmDefinition) -> Result<Self, NoKernel> {
+    ) -> Result<Self, NoKernel> {
         let unusable = |reason: &str| {
             NoKernel::because(format_args!("{} {}: {reason}", system.rule, system.entry))
         };
@@ -99,31 +82,5 @@ impl Pair {
         let System { kernel, initramfs, .. } = system;
         let memory_bytes = definition.memory_bytes;
         Ok(Self { kernel, initramfs, modules, record, memory_bytes })
-    }
-}
-
-fn no_system(reason: &castra_disk::NoSystem, definition: &VmDefinition) -> NoKernel {
-    let mut text = sanitize_text(&reason.to_string());
-    let half = Limit::KernelAndInitramfs(definition.memory_bytes / MEMORY_SHARE);
-    if text.contains(&half.to_string()) {
-        text.push_str(" (half of the VM's memory)");
-    }
-    NoKernel(text)
-}
-
-/// An image that fails to be read once the operation is interrupted.
-pub(super) struct Interruptible {
-    pub(super) image: Image,
-    pub(super) cancel: Cancel,
-}
-
-impl Source for Interruptible {
-    fn length(&self) -> u64 {
-        self.image.length()
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.cancel.check().map_err(io::Error::other)?;
-        self.image.read_at(offset, buffer)
     }
 }
