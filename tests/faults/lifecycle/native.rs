@@ -127,6 +127,36 @@ fn the_firmware_must_be_there_whole_and_find_a_boot_loader() {
 }
 
 #[test]
+fn doctor_looks_for_the_firmware_that_a_vm_needs() {
+    let says = |fake: &Fake| {
+        let report = fake.run(&["doctor", "--offline", "--json"]).document("doctor");
+        let findings = report["findings"].as_array().cloned().expect("a list");
+        let about = |finding: &&serde_json::Value| finding["check"] == "uefi-firmware";
+        findings.iter().find(about).map(|found| {
+            let text = |name: &str| found[name].as_str().expect("text").to_owned();
+            format!("{}: {}", text("severity"), text("message"))
+        })
+    };
+    let mut fake = with_disk(&[], true, false, "");
+    let at = |name: &str| fake.path().join(name).display().to_string();
+    let (code, vars) = (at("code.fd"), at("vars.fd"));
+    let expected = format!("good: VM `web` boots by UEFI: firmware {code}, variables {vars}");
+    assert_eq!(says(&fake), Some(expected));
+    // One on which no kernel is found boots natively, too.
+    let without_profile = vm("").replace("boot_profile = \"native\"\n", "");
+    fake.write("castra.toml", &without_profile);
+    assert!(says(&fake).is_some_and(|said| said.starts_with("good: VM `web` boots by UEFI")));
+    fake.set("CASTRA_UEFI_VARS", "");
+    let said = says(&fake).expect("a finding");
+    assert!(said.starts_with("problem: VM `web` boots by UEFI: CASTRA_UEFI_CODE is set"), "{said}");
+    fake.write("castra.toml", &vm("firmware = \"bios\"\n"));
+    let said = says(&fake).expect("a finding");
+    assert!(said.starts_with("warning: CASTRA_UEFI_CODE is set"), "{said}");
+    fake.set("CASTRA_UEFI_CODE", "");
+    assert_eq!(says(&fake), None, "nothing needs it");
+}
+
+#[test]
 fn a_disk_for_both_boots_by_a_bios() {
     let fake = with_disk(&[], true, true, "");
     fake.run(&["up"]).ok();

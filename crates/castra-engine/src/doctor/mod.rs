@@ -7,6 +7,7 @@
 
 mod accelerators;
 mod cache;
+mod firmware;
 mod host;
 mod network;
 mod permissions;
@@ -165,6 +166,7 @@ pub fn run_checks(subject: &Subject<'_>) -> Result<Vec<Finding>, Interrupted> {
         let mut findings = host::check();
         let (about_qemu, binary) = qemu::check(context)?;
         findings.extend(about_qemu);
+        findings.extend(firmware::check(subject, binary.as_ref()));
         findings.extend(accelerators::check(binary.as_ref(), context)?);
         findings.extend(space::check(subject));
         findings.extend(permissions::check(subject));

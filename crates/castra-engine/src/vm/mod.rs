@@ -103,7 +103,7 @@ pub use inspect::{
     AgentFault, Console, ListedVm, ProjectStatus, VmStatus, check_readable, last_starts,
     list_projects, open_console, services, state_of, status, status_of, status_of_guests,
 };
-pub use kernel::{check_own_disk, firmware_of};
+pub use kernel::{boots_by_uefi, check_own_disk, firmware_of};
 pub use parallel::PerVm;
 pub use plan::{BasePlan, Plan, VmPlan, only_declared};
 pub use project::ProjectRef;

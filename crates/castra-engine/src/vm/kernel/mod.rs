@@ -31,7 +31,7 @@ pub use choice::check_own_disk;
 pub(super) use choice::{Choice, of_disk, of_new_disk, of_saved};
 pub(super) use keep::share_kernel;
 pub(super) use native::Native;
-pub use native::firmware_of;
+pub use native::{boots_by_uefi, firmware_of};
 use pair::Pair;
 
 /// What a VM boots.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use castra_disk::{Inspection, InstalledSystem, RootKeys, UefiLoader};
 
-use crate::config::{Firmware, VmDefinition};
+use crate::config::{BaseImageSource, BootProfile, Firmware, VmDefinition};
 use crate::context::RuntimeContext;
 use crate::files::write_atomically;
 use crate::guest::{CREDENTIALS_SYSTEMD, Seed, VmKeys, oem_strings, seed_disk};
@@ -354,6 +354,26 @@ pub fn firmware_of(
 ) -> Option<(Firmware, &'static str)> {
     let found = OwnDisk::new(disk, definition, &context.cancel).inspect().ok()?;
     Some(choose(definition, found.as_ref()))
+}
+
+/// Returns `true` if a VM boots natively by UEFI, or will: because its definition says so, or
+/// because of a disk without a kernel that castra could boot.
+pub fn boots_by_uefi(definition: &VmDefinition, context: &RuntimeContext) -> bool {
+    if definition.firmware == Some(Firmware::Uefi) {
+        return true;
+    }
+    let path = match &definition.base_image {
+        _ if definition.overlay.exists() => &*definition.overlay,
+        BaseImageSource::Path(path) => path,
+        BaseImageSource::Managed(_) => return false,
+    };
+    let disk = OwnDisk::new(path, definition, &context.cancel);
+    let is_native = match definition.boot_profile {
+        Some(profile) => profile == BootProfile::Native,
+        None => matches!(disk.pair(), Ok(Err(_))),
+    };
+    let firmware = || Some(choose(definition, disk.inspect().ok()?.as_ref()).0);
+    is_native && firmware() == Some(Firmware::Uefi)
 }
 
 #[cfg(test)]
