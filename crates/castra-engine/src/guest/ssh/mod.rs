@@ -8,6 +8,7 @@
 //! [`Stdio`], and errors are returned. An [`SshError`] means that the guest could not be reached or
 //! was lost; the result of the guest's command is a [`GuestExit`], even when it is 255.
 
+mod clock;
 mod connection;
 mod conversation;
 mod copy;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use crate::cancel::Cancel;
 
+pub use clock::set_clock;
 pub use connection::Target;
 pub use conversation::{Command, Stream};
 pub use copy::{Copied, download, download_until, upload, upload_until};

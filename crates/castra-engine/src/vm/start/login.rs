@@ -4,14 +4,15 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use crate::guest::VmKeys;
-use crate::guest::ssh::{Probe, SshError, Target, probe};
+use crate::guest::ssh::{self, Probe, SshError, Target, probe};
 use crate::host::{millis, since_unix_ms};
 use crate::layout::SocketsLayout;
 use crate::qemu::running_qemu;
 use crate::report::Event;
+use crate::vm::access::ssh_target;
 use crate::vm::error::{NoLogin, StartError, VmError};
 use crate::vm::project::ProjectRef;
-use crate::vm::record::{BootRecord, Record, SshServer};
+use crate::vm::record::{BootRecord, Record, SshServer, StartKind};
 use crate::vm::timeline::Stopwatch;
 
 use super::limits::Limits;
@@ -124,5 +125,28 @@ pub(in crate::vm) fn finish_login(
     }
     record.save(project.layout)?;
     awaited.map_err(|end| watch.explain(end, None))?;
+    if boot.start == StartKind::Suspended {
+        set_clock(&record, project);
+    }
     Ok(record)
+}
+
+/// Sets the clock of a natively booted guest that was resumed and accepts castra's key: it still
+/// shows the time of the suspend, and no agent corrects it. A clock that cannot be set is reported,
+/// and is no error.
+pub(in crate::vm) fn set_clock(record: &Record, project: ProjectRef<'_>) {
+    let target = ssh_target(record, "root", project.layout);
+    let set = target.map(|target| ssh::set_clock(project.cancel(), &target));
+    let reason = match set {
+        Ok(Ok(exit)) if exit.is_success() => return,
+        Ok(Ok(_)) => "`date` failed in it".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    let message = format!(
+        "VM `{}` could not be given the time ({reason}); its clock is behind by the time for \
+        which it was suspended, unless a time service corrects it",
+        record.name
+    );
+    project.report(&Event::Warning { message });
 }

@@ -32,7 +32,7 @@ pub(super) use account::record_timeline;
 pub(super) use attach::{attach, check_network, is_stalled, report_running};
 pub(super) use continue_vm::{cancel_resume, cancel_suspend, continue_vm, discard};
 pub(super) use launch::launch_on_free_port;
-pub(super) use login::finish_login;
+pub(super) use login::{finish_login, set_clock};
 pub(super) use machine::{machine, tcg_cpu};
 pub use options::{UpOptions, UpOutcome, WaitFor};
 pub use ports::{SYSTEM_SSH_PORT, check_port, port_owner};

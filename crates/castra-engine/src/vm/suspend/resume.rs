@@ -24,7 +24,7 @@ use crate::vm::project::ProjectRef;
 use crate::vm::record::{Progress, Record, RecordedMachine, StartKind, SuspendRecord};
 use crate::vm::start::{
     BootRequest, UpOptions, WaitFor, boot_record, cancel_resume, continue_vm, host_of,
-    launch_on_free_port, machine, ports, record_timeline, tcg_cpu,
+    launch_on_free_port, machine, ports, record_timeline, set_clock, tcg_cpu,
 };
 use crate::vm::timeline::{Phase, Stopwatch};
 
@@ -97,6 +97,9 @@ fn run_resumed(
         boot.ready_ms = Some(millis(started.elapsed()));
     }
     record.save(project.layout)?;
+    if was_ready && !saved.boot.has_agent() {
+        set_clock(&record, project);
+    }
     request.stopwatch.end();
     Ok(record)
 }
