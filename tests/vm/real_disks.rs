@@ -8,13 +8,15 @@ use std::fs;
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use castra_test_support::http::{Reply, Server};
 use castra_test_support::{Project, disks, eventually_in_guest, noise, skip, tool};
 
-/// Time for host keys that an emulated CPU makes beside other tests.
-const SSHD_LIMIT: Duration = Duration::from_secs(240);
+/// Time for the greeting of a server that systemd has started.
+const GREETING_LIMIT: Duration = Duration::from_secs(60);
+/// Seconds by which a guest's clock may be off, beside other tests.
+const CLOCK_SECS: u64 = 60;
 /// Size of the disks, and the least of it that a grown root has.
 const DISK: &str = "3 GiB";
 const GROWN_MIB: u32 = 2700;
@@ -47,6 +49,17 @@ fn alpine_with_its_kernel_on_the_disk() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = disks::with_own_kernel(&disks::alpine(), directory.path());
     live_on(&disk, Growth::Whole);
+}
+
+#[test]
+fn bookworm_boots_natively_by_a_bios() {
+    boots_natively("bookworm-bios", "bios");
+}
+
+#[test]
+#[ignore = "`cargo xtask ci --full` runs it"]
+fn trixie_boots_natively_by_uefi() {
+    boots_natively("trixie-uefi", "uefi");
 }
 
 #[test]
@@ -131,6 +144,29 @@ fn live_on(disk: &Path, growth: Growth) {
     life.starts_cold_again();
 }
 
+/// Leads a VM through what is possible without an agent, over the system's own SSH server.
+fn boots_natively(name: &str, firmware: &str) {
+    let Some(disk) = disks::real(name) else { return };
+    let life = Life::with(&disk, "boot_profile = \"native\"\n");
+    life.project.run(&["up", "one"]).ok();
+    let status = life.project.run(&["status", "one", "--json"]).ok().document("status");
+    assert_eq!(status["vms"][0]["native"]["firmware"], firmware);
+    assert_eq!(life.sh("one", "cat /proc/1/comm"), "systemd\n");
+    life.project.run(&["exec", "one", "--", "sh", "-c", "exit 7"]).code(7);
+    let printed = life.project.run(&["exec", "one", "--", "printf", "%s.", "a b", "$c", "'"]);
+    assert_eq!(printed.ok().text(), "a b.$c.'.");
+    life.copies_both_ways();
+    life.runs_without_a_failed_unit();
+    // As after a suspend of a day.
+    life.sh("one", "date -s @$(($(date +%s) - 86400)) > /dev/null");
+    life.is_suspended_and_resumed();
+    let clock: u64 = life.sh("one", "date +%s").trim().parse().expect("seconds");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    assert!(clock.abs_diff(now) < CLOCK_SECS, "{clock} in the guest, {now} here");
+    // An error if the guest does not react to its power button.
+    life.project.run(&["down", "one"]).ok();
+}
+
 /// VMs `one`, whose sshd is behind a port of this machine, and `two`.
 struct Life {
     project: Project,
@@ -139,6 +175,11 @@ struct Life {
 
 impl Life {
     fn on(disk: &Path) -> Self {
+        Self::with(disk, "")
+    }
+
+    /// Returns VMs with further lines in their definitions.
+    fn with(disk: &Path, more: &str) -> Self {
         let project = Project::new();
         fs::copy(disk, project.path().join("own.qcow2")).expect("copied");
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
@@ -146,7 +187,7 @@ impl Life {
         let vm = |name: &str| {
             format!(
                 "[[vms]]\nname = \"{name}\"\nbase_image = \"own.qcow2\"\nmemory = \"512 MiB\"\n\
-                disk = \"{DISK}\"\n"
+                disk = \"{DISK}\"\n{more}"
             )
         };
         let forward = format!("port_forwards = [{{ host = {sshd_port}, guest = 22 }}]\n");
@@ -253,8 +294,9 @@ impl Life {
             "kept\ngone\n"
         );
         if self.has_systemd() {
-            eventually_in_guest("the disk's own sshd", SSHD_LIMIT, || self.greets());
+            // Its host keys may take an emulated CPU minutes, for which systemd waits.
             self.runs_without_a_failed_unit();
+            eventually_in_guest("the disk's own sshd", GREETING_LIMIT, || self.greets());
         }
     }
 

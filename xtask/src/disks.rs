@@ -17,7 +17,7 @@ use crate::run::{output, root, run_command};
 use crate::tools;
 
 /// Disks of the tests that are in every run.
-const FOR_TESTS: [&str; 2] = ["bookworm-ext4", "trixie-xfs"];
+const FOR_TESTS: [&str; 3] = ["bookworm-ext4", "bookworm-bios", "trixie-xfs"];
 
 /// Builds the disks of the tests that are in every run, at once. Tests report a disk that is
 /// missing, because this user is not root.
