@@ -9,7 +9,7 @@ use crate::run::{cargo, root, run_command};
 use crate::tools;
 
 /// Binaries of `fuzz/`.
-const TARGETS: [&str; 21] = [
+const TARGETS: [&str; 22] = [
     "vhd_footer",
     "manifest",
     "checksums",
@@ -20,6 +20,7 @@ const TARGETS: [&str; 21] = [
     "exec_header",
     "stream_port",
     "sftp",
+    "fuse",
     "disk_tables",
     "disk_lvm",
     "disk_ext",
@@ -78,6 +79,7 @@ fn write_seeds(corpus: &Path) -> Result<(), String> {
     tools::ensure_for_tests()?;
     let mut tests = Command::new(cargo());
     tests.args(["nextest", "run", "--locked", "-p", "castra-disk", "-p", "castra-engine"]);
+    tests.args(["-p", "castra-fuse"]);
     tests.args(["-E", OF_TARGETS]).env(SEEDS, corpus).current_dir(root());
     run_command(&mut tests)
 }

@@ -40,6 +40,9 @@ mod reply;
 mod request;
 mod server;
 
+#[cfg(test)]
+mod tests;
+
 pub use directory::{Access, Directory, Owner};
 pub use server::Server;
 

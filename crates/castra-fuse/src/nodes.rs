@@ -68,7 +68,6 @@ impl Place {
 #[derive(Debug)]
 struct Node {
     identity: Identity,
-    is_directory: bool,
     lookups: u64,
     /// Names under which the file was found, the latest last. A directory has one.
     places: Vec<Place>,
@@ -92,7 +91,7 @@ pub(crate) struct Nodes {
 impl Nodes {
     /// Returns a table with the root.
     pub(crate) fn new(ids: Ids, root: Identity) -> Self {
-        let node = Node { identity: root, is_directory: true, lookups: 1, places: Vec::new() };
+        let node = Node { identity: root, lookups: 1, places: Vec::new() };
         Self {
             ids,
             by_id: HashMap::from([(ROOT, node)]),
@@ -125,12 +124,8 @@ impl Nodes {
             return Err(Errno::NOMEM);
         }
         let id = self.ids.next()?;
-        let node = Node {
-            identity: status.identity,
-            is_directory: status.mode & kind::MASK == kind::DIRECTORY,
-            lookups: 1,
-            places: vec![Place::new(parent, name)],
-        };
+        let node =
+            Node { identity: status.identity, lookups: 1, places: vec![Place::new(parent, name)] };
         self.by_id.insert(id, node);
         self.by_identity.insert(status.identity, id);
         Ok(id)
@@ -166,7 +161,7 @@ impl Nodes {
         let Some(id) = self.by_identity.get(&status.identity).copied() else { return };
         let Some(node) = self.by_id.get_mut(&id) else { return };
         node.places.retain(|place| !place.is(parent, name));
-        if status.links <= 1 || node.is_directory {
+        if status.links <= 1 || node.is_directory() {
             self.disown(id, status.identity);
         }
     }
@@ -223,11 +218,15 @@ impl Nodes {
 }
 
 impl Node {
+    fn is_directory(&self) -> bool {
+        self.identity.kind == kind::DIRECTORY
+    }
+
     fn put(&mut self, place: Place, links: u32) {
         if self.places.last() == Some(&place) {
             return;
         }
-        if self.is_directory || links <= 1 {
+        if self.is_directory() || links <= 1 {
             self.places.clear();
         } else {
             self.places.retain(|known| *known != place);

@@ -20,6 +20,8 @@ use crate::request::{Made, Opening, Replacing, Sought};
 pub(crate) struct Identity {
     pub(crate) device: u64,
     pub(crate) inode: u64,
+    /// Type, as `st_mode` has it.
+    pub(crate) kind: u32,
     /// Time of birth in seconds and nanoseconds: filesystems reuse inode numbers.
     pub(crate) born: (i64, u32),
 }
@@ -41,7 +43,7 @@ pub(crate) struct Status {
 impl Status {
     /// Returns the type of the file, as `st_mode` has it.
     pub(crate) fn kind(&self) -> u32 {
-        self.mode & kind::MASK
+        self.identity.kind
     }
 }
 
@@ -167,6 +169,7 @@ fn of_statx(statx: &Statx) -> Status {
         identity: Identity {
             device: makedev(statx.stx_dev_major, statx.stx_dev_minor),
             inode: statx.stx_ino,
+            kind: u32::from(statx.stx_mode) & kind::MASK,
             born: if has_birth { time(statx.stx_btime) } else { (0, 0) },
         },
         mode: statx.stx_mode.into(),
@@ -246,6 +249,42 @@ pub(crate) fn make_node(
         Made::Socket => FileType::Socket,
     };
     rustix::fs::mknodat(directory, name, kind, Mode::from_raw_mode(mode & PERMISSIONS), 0)
+}
+
+/// Makes a directory.
+pub(crate) fn make_directory(
+    directory: &OwnedFd,
+    name: &[u8],
+    mode: u32,
+    _: Writable,
+) -> Result<(), Errno> {
+    rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(mode & PERMISSIONS))
+}
+
+/// Makes a symbolic link.
+pub(crate) fn make_link(
+    directory: &OwnedFd,
+    name: &[u8],
+    target: &[u8],
+    _: Writable,
+) -> Result<(), Errno> {
+    rustix::fs::symlinkat(target, directory, name)
+}
+
+/// Removes a name, or an empty directory.
+pub(crate) fn unlink(
+    directory: &OwnedFd,
+    name: &[u8],
+    is_directory: bool,
+    _: Writable,
+) -> Result<(), Errno> {
+    let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+    rustix::fs::unlinkat(directory, name, flags)
+}
+
+/// Sets the length of an open file.
+pub(crate) fn truncate(fd: &OwnedFd, size: u64, _: Writable) -> Result<(), Errno> {
+    rustix::fs::ftruncate(fd, size)
 }
 
 /// Sets the permissions of a referenced file. A directory keeps its set-group-id, by which the host

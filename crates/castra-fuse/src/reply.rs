@@ -26,6 +26,13 @@ impl Reply {
         Self(reply)
     }
 
+    /// Returns a reply with a body of this length, which a function appends.
+    pub(crate) fn of(bytes: usize, append: impl FnOnce(&mut Self) -> &mut Self) -> Self {
+        let mut reply = Self::with_room(bytes);
+        append(&mut reply);
+        reply
+    }
+
     /// Returns the bytes, to append to.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.0
@@ -36,44 +43,48 @@ impl Reply {
         self.0.len() - REPLY_HEADER
     }
 
-    pub(crate) fn u16(mut self, number: u16) -> Self {
+    pub(crate) fn u16(&mut self, number: u16) -> &mut Self {
         self.0.extend(number.to_le_bytes());
         self
     }
 
-    pub(crate) fn u32(mut self, number: u32) -> Self {
+    pub(crate) fn u32(&mut self, number: u32) -> &mut Self {
         self.0.extend(number.to_le_bytes());
         self
     }
 
-    pub(crate) fn u64(mut self, number: u64) -> Self {
+    pub(crate) fn u64(&mut self, number: u64) -> &mut Self {
         self.0.extend(number.to_le_bytes());
+        self
+    }
+
+    /// Appends this many bytes of zero.
+    pub(crate) fn zeros(&mut self, count: usize) -> &mut Self {
+        self.0.resize(self.0.len() + count, 0);
         self
     }
 
     /// Appends a node with its attributes.
-    pub(crate) fn entry(self, node: u64, attributes: &Attributes) -> Self {
+    pub(crate) fn entry(&mut self, node: u64, attributes: &Attributes) -> &mut Self {
         self.u64(node).u64(0).u64(VALID_SECS).u64(VALID_SECS).u32(0).u32(0).attributes(attributes)
     }
 
     /// Appends an entry that says that there is no such file.
-    pub(crate) fn no_entry(self) -> Self {
-        let mut reply = self.u64(0).u64(0).u64(VALID_SECS).u64(0).u32(0).u32(0);
-        reply.0.resize(reply.0.len() + Attributes::BYTES, 0);
-        reply
+    pub(crate) fn no_entry(&mut self) -> &mut Self {
+        self.u64(0).u64(0).u64(VALID_SECS).u64(0).u32(0).u32(0).zeros(Attributes::BYTES)
     }
 
     /// Appends attributes, preceded by the time for which they are valid.
-    pub(crate) fn valid_attributes(self, attributes: &Attributes) -> Self {
+    pub(crate) fn valid_attributes(&mut self, attributes: &Attributes) -> &mut Self {
         self.u64(VALID_SECS).u32(0).u32(0).attributes(attributes)
     }
 
     /// Appends an open handle.
-    pub(crate) fn handle(self, handle: u64, flags: u32) -> Self {
+    pub(crate) fn handle(&mut self, handle: u64, flags: u32) -> &mut Self {
         self.u64(handle).u32(flags).u32(0)
     }
 
-    fn attributes(self, attributes: &Attributes) -> Self {
+    fn attributes(&mut self, attributes: &Attributes) -> &mut Self {
         let Attributes { inode, mode, owner, status } = attributes;
         self.u64(*inode)
             .u64(status.size)

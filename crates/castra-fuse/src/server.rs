@@ -34,7 +34,7 @@ const MAX_BACKGROUND: u16 = 32;
 /// paths again.
 #[derive(Debug)]
 pub struct Server {
-    directory: Directory,
+    pub(crate) directory: Directory,
     nodes: Mutex<Nodes>,
     handles: Mutex<Handles>,
 }
@@ -47,7 +47,7 @@ impl Server {
         Self::with_limit(directory, usize::try_from(limit).unwrap_or(usize::MAX))
     }
 
-    fn with_limit(directory: Directory, max_handles: usize) -> Self {
+    pub(crate) fn with_limit(directory: Directory, max_handles: usize) -> Self {
         let epoch = platform::epoch();
         let nodes = Nodes::new(Ids::new(epoch), directory.identity());
         let handles = Handles::new(Ids::new(epoch), max_handles);
@@ -149,23 +149,22 @@ impl Server {
             wanted |= feature::CACHE_SYMLINKS;
         }
         // To a later major version, the kernel sends another INIT with this one.
-        let mut reply = Reply::with_room(64)
-            .u32(MAJOR)
-            .u32(MINOR)
-            .u32(max_readahead.min(MAX_WRITE))
-            .u32(features & wanted)
-            .u16(MAX_BACKGROUND)
-            .u16(MAX_BACKGROUND / 4 * 3)
-            .u32(MAX_WRITE)
-            // Times have this many nanoseconds.
-            .u32(1)
-            .u16(u16::try_from(MAX_WRITE / 4096).unwrap_or(u16::MAX))
-            .u16(0);
-        // Reserved, or of features that are not wanted.
-        for _ in 0..8 {
-            reply = reply.u32(0);
-        }
-        Ok(reply)
+        Ok(Reply::of(64, |reply| {
+            reply
+                .u32(MAJOR)
+                .u32(MINOR)
+                .u32(max_readahead.min(MAX_WRITE))
+                .u32(features & wanted)
+                .u16(MAX_BACKGROUND)
+                .u16(MAX_BACKGROUND / 4 * 3)
+                .u32(MAX_WRITE)
+                // Times have this many nanoseconds.
+                .u32(1)
+                .u16(u16::try_from(MAX_WRITE / 4096).unwrap_or(u16::MAX))
+                .u16(0)
+                // Reserved, or of features that are not wanted.
+                .zeros(32)
+        }))
     }
 
     fn forget(&self, header: &Header, body: &[u8]) {
@@ -176,7 +175,7 @@ impl Server {
         }
     }
 
-    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+    pub(crate) fn nodes(&self) -> MutexGuard<'_, Nodes> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

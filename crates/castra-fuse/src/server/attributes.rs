@@ -1,5 +1,7 @@
 //! Attributes of files.
 
+use std::os::fd::OwnedFd;
+
 use rustix::io::Errno;
 
 use super::Server;
@@ -7,7 +9,7 @@ use crate::abi::kind;
 use crate::directory::Writable;
 use crate::handles::Open;
 use crate::platform::{self, Status, Time};
-use crate::reply::Reply;
+use crate::reply::{Attributes, Reply};
 use crate::request::{Changes, Opening};
 
 /// Bit of `access`: writing.
@@ -15,10 +17,7 @@ const WRITE: u32 = 0o2;
 
 impl Server {
     pub(super) fn get_attributes(&self, node: u64, handle: Option<u64>) -> Result<Reply, Errno> {
-        let status = self.with_any(node, handle, |fd, status| {
-            let _ = fd;
-            Ok(*status)
-        })?;
+        let status = self.with_any(node, handle, |_, status| Ok(*status))?;
         Ok(self.attributes(status))
     }
 
@@ -58,7 +57,7 @@ impl Server {
         &self,
         node: u64,
         handle: Option<u64>,
-        (fd, status): (&std::os::fd::OwnedFd, &Status),
+        (fd, status): (&OwnedFd, &Status),
         size: u64,
         permission: Writable,
     ) -> Result<(), Errno> {
@@ -66,7 +65,7 @@ impl Server {
         if let Some(handle) = handle {
             let handle = self.handles().get(handle, node)?;
             return match &handle.open {
-                Open::File { fd, write: true, .. } => rustix::fs::ftruncate(fd, size),
+                Open::File { fd, write: true, .. } => platform::truncate(fd, size, permission),
                 _ => Err(Errno::BADF),
             };
         }
@@ -76,12 +75,12 @@ impl Server {
         let opening = Opening { read: false, write: true, truncate: false };
         let opened = platform::open_file(fd, opening, Some(permission));
         match opened {
-            Ok(file) => rustix::fs::ftruncate(&file, size),
+            Ok(file) => platform::truncate(&file, size, permission),
             Err(errno) => {
                 // Its permissions may have been taken away since it was opened.
                 let handle = self.handles().file_of(node, |handle| writes(&handle.open));
                 match handle.as_deref().map(|handle| &handle.open) {
-                    Some(Open::File { fd, .. }) => rustix::fs::ftruncate(fd, size),
+                    Some(Open::File { fd, .. }) => platform::truncate(fd, size, permission),
                     _ => Err(errno),
                 }
             }
@@ -94,7 +93,7 @@ impl Server {
         &self,
         node: u64,
         handle: Option<u64>,
-        call: impl FnOnce(&std::os::fd::OwnedFd, &Status) -> Result<T, Errno>,
+        call: impl FnOnce(&OwnedFd, &Status) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let handle = match handle {
             Some(handle) => Some(self.handles().get(handle, node)?),
@@ -113,6 +112,7 @@ impl Server {
     }
 
     fn attributes(&self, status: Status) -> Reply {
-        Reply::with_room(104).valid_attributes(&self.directory.attributes(status))
+        let attributes = self.directory.attributes(status);
+        Reply::of(16 + Attributes::BYTES, |reply| reply.valid_attributes(&attributes))
     }
 }

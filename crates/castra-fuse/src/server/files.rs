@@ -28,7 +28,7 @@ impl Server {
         let (reference, status) = self.locate(node)?;
         let fd = self.open_reference(&reference, &status, opening)?;
         let handle = self.add_file(node, fd, opening)?;
-        Ok(Reply::with_room(16).handle(handle, FOPEN_KEEP_CACHE))
+        Ok(Reply::of(16, |reply| reply.handle(handle, FOPEN_KEEP_CACHE)))
     }
 
     pub(super) fn create(
@@ -73,9 +73,10 @@ impl Server {
                 return Err(errno);
             }
         };
-        Ok(Reply::with_room(Attributes::ENTRY_BYTES + 16)
-            .entry(node, &self.directory.attributes(status))
-            .handle(handle, FOPEN_KEEP_CACHE))
+        let attributes = self.directory.attributes(status);
+        Ok(Reply::of(Attributes::ENTRY_BYTES + 16, |reply| {
+            reply.entry(node, &attributes).handle(handle, FOPEN_KEEP_CACHE)
+        }))
     }
 
     /// Opens a file that has been found. Nothing but regular files is opened: the kernel of the
@@ -159,7 +160,8 @@ impl Server {
                 Err(_) => break,
             }
         }
-        Ok(Reply::with_room(8).u32(u32::try_from(written).unwrap_or(u32::MAX)).u32(0))
+        let written = u32::try_from(written).unwrap_or(u32::MAX);
+        Ok(Reply::of(8, |reply| reply.u32(written).u32(0)))
     }
 
     pub(super) fn sync(&self, node: u64, handle: u64, data_only: bool) -> Result<Reply, Errno> {
@@ -204,7 +206,8 @@ impl Server {
     ) -> Result<Reply, Errno> {
         let handle = self.file(node, handle)?;
         let Open::File { fd, .. } = &handle.open else { return Err(Errno::BADF) };
-        Ok(Reply::with_room(8).u64(platform::seek(fd, offset, sought)?))
+        let found = platform::seek(fd, offset, sought)?;
+        Ok(Reply::of(8, |reply| reply.u64(found)))
     }
 
     pub(super) fn copy(&self, from: Position, to: Position, length: u64) -> Result<Reply, Errno> {
@@ -217,25 +220,25 @@ impl Server {
             usize::try_from(length.min(MAX_COPY)).unwrap_or(usize::MAX),
             permission,
         )?;
-        Ok(Reply::with_room(8).u32(u32::try_from(copied).unwrap_or(u32::MAX)).u32(0))
+        let copied = u32::try_from(copied).unwrap_or(u32::MAX);
+        Ok(Reply::of(8, |reply| reply.u32(copied).u32(0)))
     }
 
     pub(super) fn statistics(&self) -> Result<Reply, Errno> {
         let statistics = rustix::fs::fstatvfs(self.directory.root())?;
         let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        let mut reply = Reply::with_room(80)
-            .u64(statistics.f_blocks)
-            .u64(statistics.f_bfree)
-            .u64(statistics.f_bavail)
-            .u64(statistics.f_files)
-            .u64(statistics.f_ffree)
-            .u32(number(statistics.f_bsize))
-            .u32(MAX_NAME as u32)
-            .u32(number(statistics.f_frsize));
-        for _ in 0..7 {
-            reply = reply.u32(0);
-        }
-        Ok(reply)
+        Ok(Reply::of(80, |reply| {
+            reply
+                .u64(statistics.f_blocks)
+                .u64(statistics.f_bfree)
+                .u64(statistics.f_bavail)
+                .u64(statistics.f_files)
+                .u64(statistics.f_ffree)
+                .u32(number(statistics.f_bsize))
+                .u32(MAX_NAME as u32)
+                .u32(number(statistics.f_frsize))
+                .zeros(28)
+        }))
     }
 }
 

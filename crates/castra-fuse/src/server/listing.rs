@@ -1,5 +1,6 @@
 //! Directories: their entries, with attributes or without.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
@@ -8,7 +9,7 @@ use super::{Server, out_of_descriptors};
 use crate::MAX_WRITE;
 use crate::directory::is_hidden;
 use crate::handles::{Handle, Open};
-use crate::platform::{self, Listed, Status};
+use crate::platform::{self, Listed};
 use crate::reply::{Attributes, Reply};
 
 /// Length of an entry before its name, in bytes.
@@ -21,7 +22,7 @@ impl Server {
         let fd = platform::open_directory(&reference).map_err(out_of_descriptors)?;
         let open = Open::Directory(Mutex::new(fd));
         let handle = self.handles().add(Handle { node, open })?;
-        Ok(Reply::with_room(16).handle(handle, 0))
+        Ok(Reply::of(16, |reply| reply.handle(handle, 0)))
     }
 
     pub(super) fn read_directory(
@@ -37,60 +38,52 @@ impl Server {
         let directory = directory.lock().unwrap_or_else(PoisonError::into_inner);
         let size = size.min(MAX_WRITE) as usize;
         let device = self.directory.status(&directory)?.identity.device;
-        let mut reply = Some(Reply::with_room(size));
-        let mut failed = None;
+        let mut reply = Reply::with_room(size);
+        let prefix = if with_attributes { Attributes::ENTRY_BYTES } else { 0 };
         platform::list(&*directory, offset, |entry| {
+            let length = (prefix + ENTRY + entry.name.len()).next_multiple_of(8);
             if is_hidden(entry.name) {
                 return true;
             }
-            let Some(current) = reply.take() else { return false };
-            let prefix = if with_attributes { Attributes::ENTRY_BYTES } else { 0 };
-            let length = (prefix + ENTRY + entry.name.len()).next_multiple_of(8);
-            if current.len() + length > size {
-                reply = Some(current);
+            if reply.len() + length > size {
                 return false;
             }
-            let is_other = !matches!(entry.name, b"." | b"..");
-            let status = match with_attributes && is_other {
-                true => self.directory.status_in(&directory, entry.name).map(Some),
-                false => Ok(None),
-            };
-            let status = match status {
-                // Gone since the directory was read.
-                Err(Errno::NOENT) => {
-                    reply = Some(current);
-                    return true;
-                }
-                Err(Errno::IO) => {
-                    failed = Some(Errno::IO);
-                    reply = Some(current);
-                    return false;
-                }
-                status => status.ok().flatten(),
-            };
-            let inode = self.entry_inode(device, node, &entry);
-            let mut current = current;
-            if with_attributes {
-                current = self.prefix(current, node, entry.name, status);
+            if with_attributes && !self.prefix(&mut reply, node, &directory, &entry) {
+                return true;
             }
-            reply = Some(put(current, &entry, inode));
+            put(&mut reply, &entry, self.entry_inode(device, node, &entry));
             true
         })?;
-        match (reply, failed) {
-            (Some(reply), Some(errno)) if reply.len() == 0 => Err(errno),
-            (Some(reply), _) => Ok(reply),
-            (None, _) => Err(Errno::IO),
-        }
+        Ok(reply)
     }
 
-    /// Appends the attributes of an entry and counts it as looked up. Without a node, the kernel
-    /// uses only the name.
-    fn prefix(&self, reply: Reply, parent: u64, name: &[u8], status: Option<Status>) -> Reply {
-        let Some(status) = status else { return reply.no_entry() };
-        match self.nodes().found(parent, name, &status) {
-            Ok(node) => reply.entry(node, &self.directory.attributes(status)),
-            Err(_) => reply.no_entry(),
+    /// Appends the attributes of an entry and counts it as looked up. Without attributes, the
+    /// kernel uses only the name. Returns `false` if the entry has gone since the directory was
+    /// read.
+    fn prefix(
+        &self,
+        reply: &mut Reply,
+        parent: u64,
+        directory: &OwnedFd,
+        entry: &Listed<'_>,
+    ) -> bool {
+        if matches!(entry.name, b"." | b"..") {
+            reply.no_entry();
+            return true;
         }
+        let status = self.directory.status_in(directory, entry.name);
+        let found = status
+            .and_then(|status| Ok((self.nodes().found(parent, entry.name, &status)?, status)));
+        match found {
+            Ok((node, status)) => {
+                reply.entry(node, &self.directory.attributes(status));
+            }
+            Err(Errno::NOENT) => return false,
+            Err(_) => {
+                reply.no_entry();
+            }
+        }
+        true
     }
 
     /// Returns the inode number of an entry. Nothing is said of the directory around the root.
@@ -102,12 +95,9 @@ impl Server {
     }
 }
 
-fn put(reply: Reply, entry: &Listed<'_>, inode: u64) -> Reply {
+fn put(reply: &mut Reply, entry: &Listed<'_>, inode: u64) {
     let length = u32::try_from(entry.name.len()).unwrap_or(u32::MAX);
-    let mut reply = reply.u64(inode).u64(entry.next).u32(length).u32(entry.kind);
-    let buffer = reply.buffer();
-    buffer.extend(entry.name);
-    // The header's length is a multiple of eight, too.
-    buffer.resize(buffer.len().next_multiple_of(8), 0);
-    reply
+    reply.u64(inode).u64(entry.next).u32(length).u32(entry.kind);
+    reply.buffer().extend(entry.name);
+    reply.zeros(reply.len().next_multiple_of(8) - reply.len());
 }

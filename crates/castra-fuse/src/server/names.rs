@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::{Server, out_of_descriptors};
@@ -27,7 +26,7 @@ impl Server {
         let directory = self.locate_directory(parent)?;
         let found = check_old(name).and_then(|()| self.directory.status_in(&directory, name));
         let status = match found {
-            Err(Errno::NOENT) => return Ok(Reply::with_room(Attributes::ENTRY_BYTES).no_entry()),
+            Err(Errno::NOENT) => return Ok(Reply::of(Attributes::ENTRY_BYTES, Reply::no_entry)),
             found => found?,
         };
         let node = self.nodes().found(parent, name, &status)?;
@@ -49,7 +48,9 @@ impl Server {
         name: &[u8],
         target: &[u8],
     ) -> Result<Reply, Errno> {
-        self.make(parent, name, None, |directory, _| rustix::fs::symlinkat(target, directory, name))
+        self.make(parent, name, None, |directory, permission| {
+            platform::make_link(directory, name, target, permission)
+        })
     }
 
     pub(super) fn make_node(
@@ -70,16 +71,15 @@ impl Server {
         name: &[u8],
         mode: u32,
     ) -> Result<Reply, Errno> {
-        self.make(parent, name, Some(mode), |directory, _| {
-            let mode = rustix::fs::Mode::from_raw_mode(mode & PERMISSIONS);
-            rustix::fs::mkdirat(directory, name, mode)
+        self.make(parent, name, Some(mode), |directory, permission| {
+            platform::make_directory(directory, name, mode, permission)
         })
     }
 
     pub(super) fn link(&self, file: u64, parent: u64, name: &[u8]) -> Result<Reply, Errno> {
-        let permission = self.directory.writable()?;
+        self.directory.writable()?;
         let (reference, _) = self.locate(file)?;
-        self.make(parent, name, None, |directory, _| {
+        self.make(parent, name, None, |directory, permission| {
             platform::link(&reference, directory, name, permission)
         })
     }
@@ -119,12 +119,11 @@ impl Server {
         name: &[u8],
         is_directory: bool,
     ) -> Result<Reply, Errno> {
-        self.directory.writable()?;
+        let permission = self.directory.writable()?;
         check_old(name)?;
         let directory = self.locate_directory(parent)?;
         let status = self.directory.status_in(&directory, name)?;
-        let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        rustix::fs::unlinkat(&directory, name, flags)?;
+        platform::unlink(&directory, name, is_directory, permission)?;
         self.nodes().unlinked(parent, name, &status);
         Ok(Reply::empty())
     }
@@ -163,6 +162,7 @@ impl Server {
     }
 
     fn entry(&self, node: u64, status: platform::Status) -> Reply {
-        Reply::with_room(Attributes::ENTRY_BYTES).entry(node, &self.directory.attributes(status))
+        let attributes = self.directory.attributes(status);
+        Reply::of(Attributes::ENTRY_BYTES, |reply| reply.entry(node, &attributes))
     }
 }

@@ -1,0 +1,96 @@
+//! Nodes and servers that come and go.
+
+use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::guest::{ESTALE, Guest};
+use crate::abi::{ROOT, open};
+
+#[test]
+fn ids_of_an_earlier_server_are_stale() {
+    let mut guest = Guest::new();
+    let (a, handle) = guest.create(ROOT, "a", open::READ_WRITE, 0o644).expect("made");
+    let d = guest.make_directory(ROOT, "d").expect("made");
+    guest.restart();
+    assert_eq!(guest.get_attributes(a.node).err(), Some(ESTALE));
+    assert_eq!(guest.look_up(d.node, "x"), Err(ESTALE));
+    assert_eq!(guest.read(a.node, handle, 0, 1), Err(ESTALE));
+    assert_eq!(guest.write(a.node, handle, 0, 0, b"x"), Err(ESTALE));
+    // The root is there, and what is looked up again.
+    let again = guest.walk("a").expect("there");
+    assert_ne!(again.node, a.node);
+    assert_eq!(again.attributes.inode, a.attributes.inode);
+}
+
+#[test]
+fn ids_are_never_reused() {
+    let guest = Guest::new();
+    fs::write(guest.host.join("a"), "").expect("written");
+    let first = guest.walk("a").expect("there").node;
+    guest.forget(first, 1);
+    assert_eq!(guest.get_attributes(first).err(), Some(ESTALE));
+    assert_ne!(guest.walk("a").expect("there").node, first);
+}
+
+#[test]
+fn forgotten_nodes_cost_nothing() {
+    let guest = Guest::new();
+    for number in 0..500 {
+        fs::write(guest.host.join(number.to_string()), "").expect("written");
+    }
+    let descriptors = || fs::read_dir("/proc/self/fd").expect("listed").count();
+    let before = descriptors();
+    let nodes: Vec<_> =
+        (0..500).map(|number| guest.walk(&number.to_string()).expect("there").node).collect();
+    // Other tests of this process have their own.
+    assert!(descriptors() < before + 300);
+    assert_eq!(guest.server.nodes().len(), 501);
+    // More than were counted, and the root.
+    nodes.iter().for_each(|node| guest.forget(*node, u64::MAX));
+    guest.forget(ROOT, u64::MAX);
+    assert_eq!(guest.server.nodes().len(), 1);
+    assert!(guest.get_attributes(ROOT).is_ok());
+}
+
+#[test]
+fn deep_trees_are_reached() {
+    for guest in [Guest::new(), Guest::by_components()] {
+        // Its path is longer than what the kernel takes at once.
+        let name = "d".repeat(100);
+        let mut parent = ROOT;
+        for _ in 0..100 {
+            parent = guest.make_directory(parent, &name).expect("made").node;
+        }
+        let (file, _) = guest.create(parent, "file", open::WRITE_ONLY, 0o644).expect("made");
+        assert_eq!(guest.look_up(parent, "file").expect("there").node, file.node);
+        guest.unlink(parent, "file").expect("gone");
+    }
+}
+
+#[test]
+fn several_threads_are_answered_at_once() {
+    let guest = Guest::new();
+    let done = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (guest, done) = (&guest, &done);
+            scope.spawn(move || {
+                for round in 0..100 {
+                    let name = format!("{}-{}", thread / 2, round % 10);
+                    let other = format!("{}-{}", thread / 2, (round + 3) % 10);
+                    if let Ok((entry, handle)) = guest.create(ROOT, &name, open::READ_WRITE, 0o644)
+                    {
+                        let _ = guest.write(entry.node, handle, 0, 0, name.as_bytes());
+                        let _ = guest.rename((ROOT, &name), (ROOT, &other), 0);
+                        guest.release(entry.node, handle).expect("closed");
+                        guest.forget(entry.node, 1);
+                    }
+                    let _ = guest.unlink(ROOT, &other);
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(done.load(Ordering::Relaxed), 800);
+    assert_eq!(guest.server.nodes().len(), 1, "every look-up was taken back");
+}

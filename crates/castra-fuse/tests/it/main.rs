@@ -1,0 +1,3 @@
+//! The server with hostile input.
+
+mod fuzz;
