@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use clap::builder::StyledStr;
-use clap::{Arg, Command, CommandFactory as _};
+use clap::{Arg, Command, CommandFactory as _, FromArgMatches as _, Parser as _};
 
 use super::args::{Args, FOR_ALL};
 
@@ -17,6 +17,17 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Set up", &["init", "config", "completions", "man"]),
 ];
 const UNGROUPED: &str = "Other commands";
+
+/// Parses the words that this process was started with.
+///
+/// # Errors
+/// Returns an error with the message for the user, which may be a page of help.
+pub(super) fn parse() -> Result<Args, clap::Error> {
+    // Only help and errors need the grammar as shown, and building it takes milliseconds.
+    Args::try_parse().or_else(|_undecorated| {
+        grammar().try_get_matches().and_then(|words| Args::from_arg_matches(&words))
+    })
+}
 
 /// Returns the whole command line.
 pub(super) fn grammar() -> Command {

@@ -55,7 +55,6 @@ use std::sync::Arc;
 use castra_engine::cancel::Cancel;
 use castra_engine::context::{Environment, RuntimeContext};
 use castra_engine::error::{Kind, Result};
-use clap::FromArgMatches as _;
 
 use args::{Args, Command};
 use context::CommandContext;
@@ -70,9 +69,7 @@ pub fn main() -> ExitCode {
     if let Some(code) = completions::answer(&environment) {
         return code;
     }
-    let args =
-        grammar::grammar().try_get_matches().and_then(|words| Args::from_arg_matches(&words));
-    let args = match args {
+    let args = match grammar::parse() {
         Ok(args) => args,
         Err(error) => return exit::of_clap(error),
     };
