@@ -1,5 +1,6 @@
 //! Virtio-serial ports, whose host may come and go.
 
+use std::future::Future as _;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::time::sleep;
+use tokio::time::{Sleep, sleep};
 
 use crate::kernel_fs::KernelFs;
 use crate::watch::watch;
@@ -26,6 +27,9 @@ const LOOK_SELDOM: Duration = Duration::from_secs(1);
 
 /// Number of looks at the short interval.
 const EARLY_LOOKS: u32 = 200;
+
+/// Time for a host whose bytes have come to appear connected, in a guest whose CPUs are busy.
+const TIME_TO_APPEAR: Duration = Duration::from_secs(1);
 
 /// Most that Linux returns from one read of a port: a page.
 const READ_BYTES: usize = 4096;
@@ -85,8 +89,13 @@ pub(crate) struct Reader {
     edges: Edges,
     /// Set once the kernel knows that the host is connected. It learns so on another queue than the
     /// one that carries data, so on a busy machine a host's first bytes may arrive before the host
-    /// appears connected.
+    /// appears connected, and before the end of the host before it.
     host_is_there: bool,
+    /// Set while bytes have come since then: an end that follows them may be that of a host before
+    /// the one that has sent them.
+    is_heard: bool,
+    /// Time for the host that was heard to appear connected.
+    appearing: Option<Pin<Box<Sleep>>>,
 }
 
 /// The writing half of a port. Waits while no host is connected.
@@ -99,8 +108,32 @@ pub(crate) struct Writer {
 pub(crate) fn halves(port: OwnedFd) -> io::Result<(Reader, Writer)> {
     let (reads, writes) =
         (Edges::of(&port, epoll::EventFlags::IN)?, Edges::of(&port, epoll::EventFlags::OUT)?);
-    let reader = Reader { port: port.try_clone()?, edges: reads, host_is_there: false };
+    let reader = Reader {
+        port: port.try_clone()?,
+        edges: reads,
+        host_is_there: false,
+        is_heard: false,
+        appearing: None,
+    };
     Ok((reader, Writer { port, edges: writes }))
+}
+
+impl Reader {
+    /// Returns `true` if the end that was read is that of the host that was heard last.
+    fn has_host_left(&mut self, context: &mut Context<'_>) -> bool {
+        if !self.is_heard {
+            return true;
+        }
+        let appearing = self.appearing.get_or_insert_with(|| Box::pin(sleep(TIME_TO_APPEAR)));
+        appearing.as_mut().poll(context).is_ready()
+    }
+
+    /// Records what the last successful look at the port has shown.
+    fn saw_host(&mut self, is_heard: bool) {
+        self.host_is_there |= !is_heard;
+        self.is_heard = is_heard;
+        self.appearing = None;
+    }
 }
 
 impl AsyncRead for Reader {
@@ -112,13 +145,17 @@ impl AsyncRead for Reader {
         loop {
             let room = buffer.remaining().min(READ_BYTES);
             match rustix::io::read(&self.port, buffer.initialize_unfilled_to(room)) {
-                Ok(0) if std::mem::take(&mut self.host_is_there) => return Poll::Ready(Ok(())),
+                Ok(0) if self.host_is_there && self.has_host_left(context) => {
+                    self.host_is_there = false;
+                    return Poll::Ready(Ok(()));
+                }
                 Ok(0) => {}
                 Ok(count) => {
+                    self.saw_host(true);
                     buffer.advance(count);
                     return Poll::Ready(Ok(()));
                 }
-                Err(Errno::AGAIN) => self.host_is_there = true,
+                Err(Errno::AGAIN) => self.saw_host(false),
                 Err(Errno::INTR) => continue,
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
@@ -150,5 +187,78 @@ impl AsyncWrite for Writer {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::pipe::{PipeFlags, pipe_with};
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    /// A pipe whose writers come and go, as the hosts of a port do.
+    struct Hosts {
+        reading: OwnedFd,
+    }
+
+    impl Hosts {
+        fn new() -> (Self, Reader, OwnedFd) {
+            let (reading, host) = pipe_with(PipeFlags::NONBLOCK).expect("a pipe");
+            let reader = halves(reading.try_clone().expect("cloned")).expect("halves").0;
+            (Self { reading }, reader, host)
+        }
+
+        /// Connects another host.
+        fn connect(&self) -> OwnedFd {
+            use std::os::fd::AsRawFd as _;
+            let path = format!("/proc/self/fd/{}", self.reading.as_raw_fd());
+            let mode = rustix::fs::Mode::empty();
+            rustix::fs::open(path, OFlags::WRONLY | OFlags::NONBLOCK, mode).expect("opened")
+        }
+    }
+
+    /// Reads without waiting. Returns `None` if the port has neither bytes nor an end.
+    async fn glance(reader: &mut Reader) -> Option<Vec<u8>> {
+        let mut bytes = [0; 16];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let polled = std::future::poll_fn(|context| {
+            Poll::Ready(Pin::new(&mut *reader).poll_read(context, &mut buffer).map(|read| {
+                read.expect("readable");
+            }))
+        });
+        polled.await.is_ready().then(|| buffer.filled().to_vec())
+    }
+
+    fn send(host: &OwnedFd, bytes: &[u8]) {
+        assert_eq!(rustix::io::write(host, bytes), Ok(bytes.len()));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_silent_host_is_seen_at_once() {
+        let (_hosts, mut reader, host) = Hosts::new();
+        assert_eq!(glance(&mut reader).await, None);
+        drop(host);
+        assert_eq!(glance(&mut reader).await, Some(Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_one_host_does_not_end_the_next_which_was_heard_before() {
+        let (hosts, mut reader, host) = Hosts::new();
+        assert_eq!(glance(&mut reader).await, None);
+        send(&host, b"next");
+        drop(host);
+        assert_eq!(glance(&mut reader).await, Some(b"next".to_vec()));
+        // The kernel has heard the next host, and does not yet know that it is there.
+        assert_eq!(glance(&mut reader).await, None);
+        let host = hosts.connect();
+        assert_eq!(glance(&mut reader).await, None);
+        send(&host, b"more");
+        assert_eq!(glance(&mut reader).await, Some(b"more".to_vec()));
+        // One that was heard and does not appear again has left.
+        drop(host);
+        assert_eq!(glance(&mut reader).await, None);
+        assert_eq!(reader.read(&mut [0; 16]).await.expect("readable"), 0);
+        assert_eq!(glance(&mut reader).await, None);
     }
 }
