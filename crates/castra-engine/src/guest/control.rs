@@ -143,21 +143,10 @@ impl ControlPort {
         deadline: Instant,
         cancel: &Cancel,
     ) -> Result<Self, ControlError> {
-        let session = Session::new(u64::from_ne_bytes(random_bytes().map_err(ControlError::Io)?));
         loop {
             cancel.check()?;
             match connect_at_once(socket) {
-                Ok(socket) => {
-                    let (cancel, lines) = (cancel.clone(), Lines::new());
-                    return Ok(Self {
-                        socket,
-                        session,
-                        cancel,
-                        lines,
-                        garbage_bytes: 0,
-                        messages: 0,
-                    });
-                }
+                Ok(socket) => return Self::over(socket, cancel),
                 Err(error) if may_come(&error) && Instant::now() < deadline => thread::sleep(RETRY),
                 Err(source) => {
                     return Err(ControlError::Connect { path: socket.to_owned(), source });
@@ -166,14 +155,22 @@ impl ControlPort {
         }
     }
 
+    /// Begins a conversation over a connection to QEMU's socket.
+    ///
+    /// # Errors
+    /// [`ControlError::Io`] if there are no random numbers.
+    pub fn over(socket: UnixStream, cancel: &Cancel) -> Result<Self, ControlError> {
+        let session = Session::new(u64::from_ne_bytes(random_bytes().map_err(ControlError::Io)?));
+        let (cancel, lines) = (cancel.clone(), Lines::new());
+        Ok(Self { socket, session, cancel, lines, garbage_bytes: 0, messages: 0 })
+    }
+
     /// Informs the agent that a host is attached. The answer is [`GuestMessage::Hello`], at once or
     /// as soon as the guest's agent runs.
     ///
     /// # Errors
     /// As for [`ControlPort::personalise`].
     pub fn attach(&mut self) -> Result<(), ControlError> {
-        // Terminates the line that an earlier host may have left unfinished.
-        self.write(b"\n")?;
         self.send(HostMessage::Attach)
     }
 
@@ -309,7 +306,8 @@ impl ControlPort {
         if line.len() > MAX_LINE_BYTES {
             return Err(ControlError::TooLong(line.len()));
         }
-        self.write(&line)
+        // Terminates the line that an earlier host may have left unfinished.
+        self.write(&[b"\n", line.as_slice()].concat())
     }
 
     fn write(&mut self, mut bytes: &[u8]) -> Result<(), ControlError> {

@@ -53,6 +53,10 @@ pub struct QemuProcess {
     pub version: String,
     /// Time of the greeting.
     pub greeted: Instant,
+    /// Connection to the control port of a guest that was restored from a template. It was made
+    /// before the guest runs, which was saved with a host connected and would notice another's
+    /// coming.
+    pub control: Option<UnixStream>,
 }
 
 impl QemuProcess {
@@ -128,7 +132,10 @@ pub fn launch(
         .map(|index| listen(&sockets.stream(index)))
         .collect::<Result<Vec<_>, _>>()?;
     // Connected before QEMU exists: the greeting arrives the moment QEMU serves, without polling.
-    let qmp = UnixStream::connect(sockets.qmp()).map_err(|source| socket_error(sockets, source))?;
+    let connect = |path| UnixStream::connect(path).map_err(|source| socket_error(sockets, source));
+    let qmp = connect(sockets.qmp())?;
+    let is_restore = matches!(incoming, Some(Incoming::Devices(_)));
+    let control = is_restore.then(|| connect(sockets.control())).transpose()?;
     // QEMU would write to an existing file with this name.
     files::part_from_other_names(&spec.pidfile).map_err(|source| QemuError::File {
         action: "write",
@@ -162,7 +169,7 @@ pub fn launch(
         Ok((qmp.version().to_owned(), greeted))
     });
     match greeted {
-        Ok((version, greeted)) => Ok(QemuProcess { child, version, greeted }),
+        Ok((version, greeted)) => Ok(QemuProcess { child, version, greeted, control }),
         Err(failure) => {
             // QEMU's connection closes a moment before the process ends.
             let signal =

@@ -214,7 +214,9 @@ fn save(
     // Before the boot: a QEMU that cannot do this fails at once.
     ignore_shared_memory(&mut qmp).map_err(unsupported)?;
     drop(qmp);
-    bring_to_rest(request, sockets, work, started)?;
+    // Connected until the end: a guest whose host leaves has work to do, and each VM of the template
+    // would begin with that.
+    let _control = bring_to_rest(request, sockets, work, started)?;
     let boot = started.elapsed();
     failpoint::reach(Point::BakeAtRest);
     let mut qmp = connect(sockets, cancel)?;
@@ -240,12 +242,13 @@ fn unsupported(error: QmpError) -> TemplateError {
     }
 }
 
+/// Waits until the guest is at rest. Returns the connection over which it has said so.
 fn bring_to_rest(
     request: &BakeRequest<'_>,
     sockets: &SocketsLayout,
     work: &TemplateLayout,
     started: Instant,
-) -> Result<(), TemplateError> {
+) -> Result<ControlPort, TemplateError> {
     let deadline = started + request.limit;
     let mut port = ControlPort::connect(&sockets.control(), deadline, &request.context.cancel)?;
     port.attach()?;
@@ -270,7 +273,7 @@ fn bring_to_rest(
         };
         (request.on_message)(&message);
         match message {
-            GuestMessage::Settled => return Ok(()),
+            GuestMessage::Settled => return Ok(port),
             // A disk that did not grow would stay small in every VM; the network may still come up.
             GuestMessage::Failed { task, reason } if task != AgentTask::Network => {
                 return Err(TemplateError::Guest {

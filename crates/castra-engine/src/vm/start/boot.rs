@@ -310,7 +310,8 @@ fn await_guest(
     let followed = match warm {
         Some(_) => {
             failpoint::reach(Point::RestoreLoaded);
-            let woken = session.wake(sockets, keys, || process.is_alive());
+            let control = process.control.take();
+            let woken = session.wake(sockets, control, keys, || process.is_alive());
             failpoint::reach(Point::RestoreAwake);
             if woken.is_ok() {
                 request.stopwatch.end();

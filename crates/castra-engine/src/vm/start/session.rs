@@ -1,6 +1,7 @@
 //! Session with the agent of a guest that boots, is restored or runs, at the control port.
 
 use std::cell::RefCell;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use castra_wire::{AgentTask, GuestMessage, Personality, Relay, Secret, Stage};
@@ -23,8 +24,8 @@ use super::watch::{BootEnd, BootWatch, LOOK_EVERY, Looks};
 /// Time for a restored guest to answer. It does so within a fraction of a second, within seconds on
 /// a busy host.
 const WAKE_LIMIT: Duration = Duration::from_secs(60);
-/// Time after which it is asked again. *Measured*: about one of a hundred restores on a busy
-/// machine misses the first request.
+/// Time after which it is asked again. *Measured*: agents of older machines may drop the answer to
+/// the first request.
 const WAKE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Session with the agent of a guest, until it has reached the stage that `up` waits for.
@@ -85,18 +86,19 @@ impl BootSession<'_> {
     }
 
     /// Gives a guest that was restored or resumed its identity. Its boot is over, so it is ready
-    /// then. A guest that does not answer is asked again on a new connection, which it notices by
-    /// itself.
+    /// then. A guest that does not answer over `connected` is asked again on a new connection,
+    /// which it notices by itself.
     pub(in crate::vm) fn wake(
         &self,
         sockets: &SocketsLayout,
+        mut connected: Option<UnixStream>,
         keys: &VmKeys,
         mut is_alive: impl FnMut() -> bool,
     ) -> Result<(), BootEnd> {
         let end = self.watch.started + WAKE_LIMIT;
         loop {
             let deadline = end.min(Instant::now() + WAKE_PATIENCE);
-            match self.wake_once(sockets, keys, &mut is_alive, deadline) {
+            match self.wake_once(sockets, connected.take(), keys, &mut is_alive, deadline) {
                 Err(BootEnd::TimedOut { .. })
                     if MachineStatus::glance(sockets) == Some(MachineStatus::DiskFull) =>
                 {
@@ -129,6 +131,7 @@ impl BootSession<'_> {
     fn wake_once(
         &self,
         sockets: &SocketsLayout,
+        connected: Option<UnixStream>,
         keys: &VmKeys,
         is_alive: &mut impl FnMut() -> bool,
         deadline: Instant,
@@ -136,9 +139,14 @@ impl BootSession<'_> {
         // The clock is read at the last moment.
         let personality =
             personality(self.watch.vm, keys, self.relays.as_ref()).map_err(BootEnd::other)?;
-        let mut port = self.connect(sockets, deadline, is_alive, WAKE_LIMIT)?;
-        port.personalise(personality)
-            .map_err(|error| BootEnd::of_session(error, None, WAKE_LIMIT))?;
+        let failed = |error| BootEnd::of_session(error, None, WAKE_LIMIT);
+        let mut port = match connected {
+            Some(socket) => {
+                ControlPort::over(socket, &self.watch.context.cancel).map_err(failed)?
+            }
+            None => self.connect(sockets, deadline, is_alive, WAKE_LIMIT)?,
+        };
+        port.personalise(personality).map_err(failed)?;
         loop {
             match port.next(deadline) {
                 Err(_) if !is_alive() => return Err(BootEnd::Died),
@@ -152,7 +160,7 @@ impl BootSession<'_> {
                     }));
                 }
                 Ok(_) => {}
-                Err(error) => return Err(BootEnd::of_session(error, None, WAKE_LIMIT)),
+                Err(error) => return Err(failed(error)),
             }
         }
     }
