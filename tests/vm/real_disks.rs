@@ -103,7 +103,7 @@ fn bookworm_with_cloud_init_that_has_no_data() {
 fn bookworm_without_a_kernel_is_refused() {
     let Some(disk) = disks::real("bookworm-no-kernel") else { return };
     let life = Life::on(&disk);
-    life.project.run(&["up", "one"]).code(65).says("no kernel");
+    life.project.run(&["up", "one"]).code(65).says("ext4 with Debian").says("no kernel");
 }
 
 #[test]

@@ -65,6 +65,9 @@ impl<'a> Mounted<'a> {
                     failed.refused(volume, fault);
                     None
                 });
+                if let Some(os) = &os {
+                    failed.installed(volume, os);
+                }
                 let (identity, subvolume) = (identity.clone(), tree.subvolume);
                 trees.push(MountedTree { volume, identity, subvolume, os, files });
             }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::Rule;
+use super::os_release::OsRelease;
 use crate::budget::Exceeded;
 use crate::disk::{Place, Volume};
 use crate::filesystem::Fault;
@@ -17,6 +18,8 @@ const MAX_ATTEMPTS: usize = 64;
 pub struct NoSystem {
     /// Volumes and their contents.
     pub volumes: Vec<(Place, Content)>,
+    /// Names of the systems that are installed on volumes.
+    pub systems: Vec<(Place, String)>,
     /// Filesystems that cannot be read, or only partly.
     pub refused: Vec<(Place, Fault)>,
     /// Entries of boot loaders that were found and cannot be used.
@@ -40,7 +43,16 @@ impl NoSystem {
     pub(super) fn of(volumes: &[Volume]) -> Self {
         let volumes = volumes.iter().map(|volume| (volume.place.clone(), volume.content.clone()));
         let volumes = volumes.collect();
-        Self { volumes, refused: Vec::new(), attempts: Vec::new(), exceeded: None }
+        let (systems, refused, attempts) = (Vec::new(), Vec::new(), Vec::new());
+        Self { volumes, systems, refused, attempts, exceeded: None }
+    }
+
+    /// Notes the system of a volume, of which btrfs has one in each snapshot.
+    pub(super) fn installed(&mut self, volume: &Volume, os: &OsRelease) {
+        if !self.systems.iter().any(|(place, _)| *place == volume.place) {
+            let name = os.pretty_name.as_ref().unwrap_or(&os.id);
+            self.systems.push((volume.place.clone(), name.clone()));
+        }
     }
 
     pub(super) fn refused(&mut self, volume: &Volume, fault: Fault) {
@@ -67,11 +79,14 @@ impl fmt::Display for NoSystem {
             f.write_fmt(text)
         };
         for (place, content) in &self.volumes {
+            let system = self.systems.iter().find(|(own, _)| own == place);
+            let system = system.map(|(_, name)| format!(" with {name}")).unwrap_or_default();
             let fault = self.refused.iter().find(|(refused, _)| refused == place);
-            match fault {
-                Some((_, fault)) => write(f, format_args!("{place}: {content}, which {fault}"))?,
-                None => write(f, format_args!("{place}: {content}"))?,
-            }
+            let fault = fault.map(|(_, fault)| format!(", which {fault}")).unwrap_or_default();
+            write(f, format_args!("{place}: {content}{system}{fault}"))?;
+        }
+        if !self.systems.is_empty() && self.attempts.is_empty() && self.exceeded.is_none() {
+            write(f, format_args!("it has no kernel with an initramfs"))?;
         }
         for Attempt { rule, entry, reason } in &self.attempts {
             write(f, format_args!("{rule} {entry}: {reason}"))?;

@@ -208,11 +208,14 @@ fn what_is_missing_is_said() {
     layout.write(&layout.root().join("boot/grub/grub.cfg"), grub_entry("/boot/", "ro"));
     let error = layout.find().err().expect("no system").to_string();
     let expected = format!(
-        "no Linux system that can be booted was found on the disk: the whole disk: ext4; GRUB's \
-        configuration Debian in /boot/grub/grub.cfg: /boot/initrd.img-{VERSION} does not exist"
+        "no Linux system that can be booted was found on the disk: the whole disk: ext4 with \
+        Debian 12; GRUB's configuration Debian in /boot/grub/grub.cfg: /boot/initrd.img-{VERSION} \
+        does not exist"
     );
     assert_eq!(error, expected);
     fs::remove_file(layout.root().join("boot/grub/grub.cfg")).expect("removed");
+    let error = layout.find().err().expect("no system").to_string();
+    assert!(error.ends_with("ext4 with Debian 12; it has no kernel with an initramfs"), "{error}");
     fs::remove_file(layout.root().join("usr/lib/os-release")).expect("removed");
     layout.write(&layout.root().join(INITRAMFS), "x");
     let error = layout.find().err().expect("no system").to_string();
