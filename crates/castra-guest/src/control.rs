@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use crate::kernel_fs::KernelFs;
 use crate::port::{self, Edges};
 
-/// Bytes that may wait for a host that does not read. A message that does not fit takes the place of
-/// all the others, which the next hello repeats.
+/// Bytes that may wait for a host that does not read. A message that does not fit takes the place
+/// of all the others, which the next hello repeats.
 const OUTBOX_BYTES: usize = 64 * 1024;
 
 /// The control port. The host may open and close its end at any time.

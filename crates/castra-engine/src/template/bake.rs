@@ -214,8 +214,8 @@ fn save(
     // Before the boot: a QEMU that cannot do this fails at once.
     ignore_shared_memory(&mut qmp).map_err(unsupported)?;
     drop(qmp);
-    // Connected until the end: a guest whose host leaves has work to do, and each VM of the template
-    // would begin with that.
+    // Connected until the end: a guest whose host leaves has work to do, and each VM of the
+    // template would begin with that.
     let _control = bring_to_rest(request, sockets, work, started)?;
     let boot = started.elapsed();
     failpoint::reach(Point::BakeAtRest);
