@@ -22,11 +22,22 @@
 //! - **No privileges come of it.** Set-user-id and set-group-id are neither shown nor set, device
 //!   nodes are neither made nor opened, and what is opened has been checked to be a file. Extended
 //!   attributes are not served.
-//! - **Memory and descriptors are bounded.** A node is some 200 bytes and no descriptor. There are
+//! - **Memory and descriptors are bounded.** A node is some 300 bytes and no descriptor. There are
 //!   limits for nodes, handles, and each reply.
 //!
 //! A directory named `.castra` is invisible at every depth, since castra's own state on the host is
 //! in there.
+//!
+//! # Differences from a disk
+//!
+//! - All files have one owner, and every user of the guest acts with the rights of this process.
+//!   `chown` to another owner is `EPERM`.
+//! - Locks are those of the guest's kernel: they do not reach the host.
+//! - There are no extended attributes, ACLs, `O_TMPFILE` and device nodes. FIFOs and sockets are
+//!   made, and work inside the guest.
+//! - Names, attributes and contents that the host changes are seen within a second.
+//! - FLUSH is not needed, since data reach the host's kernel with each WRITE; FSYNC reaches its
+//!   disk.
 
 #![forbid(unsafe_code)]
 

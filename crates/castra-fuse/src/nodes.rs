@@ -7,8 +7,13 @@ use rustix::io::Errno;
 use crate::abi::{ROOT, kind};
 use crate::platform::{Identity, Status};
 
-/// Maximum number of nodes. The kernel forgets nodes when its own memory becomes scarce.
-const MAX_NODES: usize = 1 << 20;
+/// Most memory that nodes may take, in bytes: those of some 800,000 files with usual names. The
+/// kernel forgets nodes when its own memory becomes scarce.
+const MAX_BYTES: usize = 256 << 20;
+/// Memory of a node in both tables, in bytes.
+const NODE_BYTES: usize = 256;
+/// Memory of a place, in bytes without its name.
+const PLACE_BYTES: usize = 64;
 /// Maximum number of names of a file with hard links that are remembered.
 const MAX_PLACES: usize = 8;
 /// Maximum depth of a directory.
@@ -86,6 +91,8 @@ pub(crate) struct Nodes {
     ids: Ids,
     by_id: HashMap<u64, Node>,
     by_identity: HashMap<Identity, u64>,
+    bytes: usize,
+    max_bytes: usize,
 }
 
 impl Nodes {
@@ -96,12 +103,14 @@ impl Nodes {
             ids,
             by_id: HashMap::from([(ROOT, node)]),
             by_identity: HashMap::from([(root, ROOT)]),
+            bytes: NODE_BYTES,
+            max_bytes: MAX_BYTES,
         }
     }
 
     /// Returns `true` if no node can be added.
     pub(crate) fn is_full(&self) -> bool {
-        self.by_id.len() >= MAX_NODES
+        self.bytes >= self.max_bytes
     }
 
     /// Counts a look-up that found a file, and returns its ID.
@@ -111,21 +120,24 @@ impl Nodes {
         name: &[u8],
         status: &Status,
     ) -> Result<u64, Errno> {
-        if let Some(id) = self.by_identity.get(&status.identity)
-            && let Some(node) = self.by_id.get_mut(id)
-        {
-            node.lookups = node.lookups.saturating_add(1);
-            if *id != ROOT {
-                node.put(Place::new(parent, name), status.links);
-            }
-            return Ok(*id);
+        let is_full = self.is_full();
+        if let Some(id) = self.by_identity.get(&status.identity).copied() {
+            self.edit(id, |node| {
+                node.lookups = node.lookups.saturating_add(1);
+                if id != ROOT {
+                    // Without room for all names of a file, the latest is enough.
+                    node.put(Place::new(parent, name), if is_full { 1 } else { status.links });
+                }
+            });
+            return Ok(id);
         }
-        if self.is_full() {
+        if is_full {
             return Err(Errno::NOMEM);
         }
         let id = self.ids.next()?;
         let node =
             Node { identity: status.identity, lookups: 1, places: vec![Place::new(parent, name)] };
+        self.bytes += node.cost();
         self.by_id.insert(id, node);
         self.by_identity.insert(status.identity, id);
         Ok(id)
@@ -140,6 +152,7 @@ impl Nodes {
         node.lookups = node.lookups.saturating_sub(lookups);
         if node.lookups == 0 {
             let identity = node.identity;
+            self.bytes -= node.cost();
             self.by_id.remove(&id);
             self.disown(id, identity);
             if self.by_id.capacity() > 4096 && self.by_id.len() < self.by_id.capacity() / 8 {
@@ -153,27 +166,34 @@ impl Nodes {
     pub(crate) fn clear(&mut self) {
         self.by_id.retain(|id, _| *id == ROOT);
         self.by_identity.retain(|_, id| *id == ROOT);
+        self.bytes = NODE_BYTES;
     }
 
     /// Notes that a file has lost a name. With its last name goes its identity, which the next
     /// file may have.
     pub(crate) fn unlinked(&mut self, parent: u64, name: &[u8], status: &Status) {
         let Some(id) = self.by_identity.get(&status.identity).copied() else { return };
-        let Some(node) = self.by_id.get_mut(&id) else { return };
-        node.places.retain(|place| !place.is(parent, name));
-        if status.links <= 1 || node.is_directory() {
+        self.edit(id, |node| node.places.retain(|place| !place.is(parent, name)));
+        if status.links <= 1 || status.kind() == kind::DIRECTORY {
             self.disown(id, status.identity);
         }
     }
 
     /// Notes that a file has another name.
     pub(crate) fn moved(&mut self, from: (u64, &[u8]), to: (u64, &[u8]), status: &Status) {
-        if let Some(id) = self.by_identity.get(&status.identity)
-            && let Some(node) = self.by_id.get_mut(id)
-        {
+        let Some(id) = self.by_identity.get(&status.identity).copied() else { return };
+        self.edit(id, |node| {
             node.places.retain(|place| !place.is(from.0, from.1));
             node.put(Place::new(to.0, to.1), status.links);
-        }
+        });
+    }
+
+    /// Changes a node, and keeps the account of memory.
+    fn edit(&mut self, id: u64, edit: impl FnOnce(&mut Node)) {
+        let Some(node) = self.by_id.get_mut(&id) else { return };
+        self.bytes -= node.cost();
+        edit(node);
+        self.bytes += node.cost();
     }
 
     fn disown(&mut self, id: u64, identity: Identity) {
@@ -212,6 +232,11 @@ impl Nodes {
     }
 
     #[cfg(test)]
+    pub(crate) fn limit(&mut self, max_bytes: usize) {
+        self.max_bytes = max_bytes;
+    }
+
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -220,6 +245,10 @@ impl Nodes {
 impl Node {
     fn is_directory(&self) -> bool {
         self.identity.kind == kind::DIRECTORY
+    }
+
+    fn cost(&self) -> usize {
+        NODE_BYTES + self.places.iter().map(|place| PLACE_BYTES + place.name.len()).sum::<usize>()
     }
 
     fn put(&mut self, place: Place, links: u32) {

@@ -91,6 +91,7 @@ pub(super) const EPERM: Error = 1;
 pub(super) const ENOENT: Error = 2;
 pub(super) const ENXIO: Error = 6;
 pub(super) const EBADF: Error = 9;
+pub(super) const ENOMEM: Error = 12;
 pub(super) const EEXIST: Error = 17;
 pub(super) const ENOTDIR: Error = 20;
 pub(super) const EISDIR: Error = 21;

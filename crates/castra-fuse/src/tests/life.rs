@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::guest::{ESTALE, Guest};
+use super::guest::{ENOMEM, ESTALE, Guest};
 use crate::abi::{ROOT, open};
 
 #[test]
@@ -50,6 +50,29 @@ fn forgotten_nodes_cost_nothing() {
     guest.forget(ROOT, u64::MAX);
     assert_eq!(guest.server.nodes().len(), 1);
     assert!(guest.get_attributes(ROOT).is_ok());
+}
+
+#[test]
+fn memory_is_bounded() {
+    let guest = Guest::new();
+    for number in 0..200 {
+        fs::write(guest.host.join(format!("{number:0100}")), "").expect("written");
+    }
+    let look_up = |number: u32| guest.look_up(ROOT, format!("{number:0100}"));
+    guest.server.nodes().limit(40_000);
+    let known: Vec<_> = (0..200).map_while(|number| look_up(number).ok()).collect();
+    assert!((90..100).contains(&known.len()), "{}", known.len());
+    assert_eq!(look_up(150), Err(ENOMEM));
+    assert_eq!(guest.make_directory(ROOT, "d"), Err(ENOMEM));
+    assert_eq!(guest.create(ROOT, "c", open::WRITE_ONLY, 0o644).err(), Some(ENOMEM));
+    assert!(!guest.host.join("d").exists() && !guest.host.join("c").exists());
+    // What is known is served, links take no more, and listings have all names.
+    guest.get_attributes(known[0].node).expect("known");
+    fs::hard_link(guest.host.join(format!("{:0100}", 0)), guest.host.join("link")).expect("made");
+    assert_eq!(guest.walk("link").expect("known").node, known[0].node);
+    assert_eq!(guest.names(ROOT).expect("listed").len(), 201);
+    known.iter().for_each(|entry| guest.forget(entry.node, 2));
+    look_up(150).expect("room again");
 }
 
 #[test]
