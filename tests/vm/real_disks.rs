@@ -213,6 +213,8 @@ impl Life {
         let grown = self.sh("one", "df -Pm / | awk 'END { print $2 }'");
         let mib: u32 = grown.trim().parse().expect("a number");
         assert!(mib > GROWN_MIB, "the root has {mib} MiB");
+        // The agent fixes addresses in the initramfs.
+        assert_eq!(self.sh("one", "cat /proc/sys/kernel/randomize_va_space"), "2\n");
         self.copies_both_ways();
         self.reaches_names_and_this_machine();
         self.runs_without_a_failed_unit();

@@ -44,11 +44,12 @@ pub(crate) const FIRST_COMMAND: Duration = Duration::from_secs(1);
 /// Pause before a failed port is tried again.
 const PORT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs the agent for as long as the VM runs, under its supervisor.
-pub(crate) fn run() -> io::Result<()> {
+/// Runs the agent for as long as the VM runs, under its supervisor. `randomization` is set if
+/// programs have fixed addresses until the root is mounted.
+pub(crate) fn run(randomization: Option<String>) -> io::Result<()> {
     let kernel_fs = KernelFs::open()?;
     process::settle(&kernel_fs)?;
-    let legacy = Legacy::begin()?;
+    let legacy = Legacy::begin(randomization.as_deref())?;
     supervise(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(conduct(Arc::new(kernel_fs), Arc::new(legacy)))
@@ -60,8 +61,7 @@ async fn conduct(kernel_fs: Arc<KernelFs>, legacy: Arc<Legacy>) -> io::Result<()
     // killed.
     let _deaf = [signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
     let (events, mut received) = EventSender::new();
-    let initramfs = legacy.initramfs;
-    let mut agent = Agent::new(Arc::clone(&kernel_fs), legacy, events.clone())?;
+    let mut agent = Agent::new(Arc::clone(&kernel_fs), Arc::clone(&legacy), events.clone())?;
     tokio::spawn(clock::keep(Arc::clone(&kernel_fs), agent.clock_set.subscribe()));
     // After a reboot of the guest no host may be attached for a long time.
     let command_line = kernel_fs.proc.read("cmdline").unwrap_or_default();
@@ -71,7 +71,7 @@ async fn conduct(kernel_fs: Arc<KernelFs>, legacy: Arc<Legacy>) -> io::Result<()
     agent.resume_personality();
     tokio::spawn(keep_network(Arc::clone(&kernel_fs), events.clone()));
     let (server, gate) = (agent.server.clone(), agent.streams.subscribe());
-    tokio::spawn(follow_the_boot(Arc::clone(&kernel_fs), initramfs, server, gate, events));
+    tokio::spawn(follow_the_boot(Arc::clone(&kernel_fs), legacy, server, gate, events));
     loop {
         // A port can be unplugged. The agent's other tasks, SSH above all, do not depend on it.
         if let Err(error) = converse(&mut agent, &mut received).await {
@@ -102,16 +102,22 @@ async fn keep_network(kernel_fs: Arc<KernelFs>, events: EventSender) {
 /// then the services.
 async fn follow_the_boot(
     kernel_fs: Arc<KernelFs>,
-    initramfs: root::Directory,
+    legacy: Arc<Legacy>,
     server: SshServer,
     gate: streams::Gate,
     events: EventSender,
 ) {
     let mut seed = Seed::read();
     seed.place_early();
-    let on_mounted = || events.reached(Milestone::RootMounted);
-    if let Err(error) = root::enter(&kernel_fs, initramfs, || seed.place_early(), on_mounted).await
-    {
+    let on_mounted = || {
+        legacy.restore_randomization(&kernel_fs);
+        events.reached(Milestone::RootMounted);
+    };
+    let on_change = || seed.place_early();
+    let entered = root::enter(&kernel_fs, legacy.initramfs, on_change, on_mounted).await;
+    // If the mount was not seen.
+    legacy.restore_randomization(&kernel_fs);
+    if let Err(error) = entered {
         return events.failed(AgentTask::EnterRoot, error);
     }
     // Before init, which has just been started, gets to its services.

@@ -4,10 +4,11 @@ use std::env;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use crate::log::log;
-use crate::{agent, early};
+use crate::{agent, early, emulation};
 
 /// The image's own init in its initramfs, as the kernel would start it without `rdinit=`.
 const IMAGE_INIT: &str = "/init";
@@ -30,10 +31,20 @@ pub fn run() -> ExitCode {
     let name = arguments.next().unwrap_or_default();
     let outcome = if std::process::id() == 1 {
         early::load_modules();
-        start_agent(&name).unwrap_or_else(log);
+        let is_emulated = emulation::is_emulated();
+        let randomization = if is_emulated { emulation::randomization() } else { None };
+        match start_agent(&name, randomization.as_deref()) {
+            // Only the agent sets it back.
+            Ok(()) if randomization.is_some() => emulation::fix_addresses().unwrap_or_else(log),
+            Ok(()) => {}
+            Err(error) => log(error),
+        }
+        if is_emulated {
+            emulation::shorten_coldplug(Path::new("/"));
+        }
         become_image_init(arguments)
     } else if name == AGENT_NAME {
-        agent::run()
+        agent::run(arguments.next().and_then(|value| value.into_string().ok()))
     } else {
         Err(io::Error::other("this is Castra's guest agent; the kernel starts it inside a VM"))
     };
@@ -47,9 +58,11 @@ pub fn run() -> ExitCode {
 }
 
 /// Starts the agent as a program rather than a fork, so that it has its own `argv[0]`. The agent
-/// keeps the console until it has opened the kernel's log.
-fn start_agent(program: &OsString) -> io::Result<()> {
-    Command::new(program).arg0(AGENT_NAME).env_clear().spawn().map(drop)
+/// keeps the console until it has opened the kernel's log. It is to randomize addresses as given,
+/// once the initramfs has mounted the root.
+fn start_agent(program: &OsString, randomization: Option<&str>) -> io::Result<()> {
+    let mut command = Command::new(program);
+    command.arg0(AGENT_NAME).args(randomization).env_clear().spawn().map(drop)
 }
 
 /// Becomes the image's init, with the arguments and the environment that the kernel made of its

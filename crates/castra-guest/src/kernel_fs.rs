@@ -33,7 +33,8 @@ impl KernelFs {
 }
 
 impl Tree {
-    fn mount(kind: &str) -> io::Result<Self> {
+    /// Mounts a filesystem of this kind, and shows it to no other process.
+    pub(crate) fn mount(kind: &str) -> io::Result<Self> {
         let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_create(&context)?;
         let attributes = MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_NOSUID;

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use castra_wire::{Personality, Secret};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::clock;
+use crate::kernel_fs::KernelFs;
 use crate::log::log;
 use crate::root::{Directory, directory};
+use crate::{clock, emulation};
 
 /// State that the agents of one boot leave to each other.
 pub(crate) struct Legacy {
@@ -19,19 +20,40 @@ pub(crate) struct Legacy {
     /// The VM's personality, in memory that these processes alone share.
     personality: File,
     is_empty: AtomicBool,
+    /// How the kernel is to randomize addresses, in such memory; empty once it does.
+    randomization: File,
 }
 
 impl Legacy {
-    /// Returns the legacy of a boot that has just begun.
+    /// Returns the legacy of a boot that has just begun, with a setting that is to be restored.
     ///
     /// # Errors
     /// The root directory cannot be examined, or the kernel has no memory to share.
-    pub(crate) fn begin() -> io::Result<Self> {
+    pub(crate) fn begin(randomization: Option<&str>) -> io::Result<Self> {
+        let memory = |name| memfd_create(name, MemfdFlags::CLOEXEC).map(File::from);
+        let setting = memory("castra-randomization")?;
+        setting.write_all_at(randomization.unwrap_or_default().as_bytes(), 0)?;
         Ok(Self {
             initramfs: directory("/")?,
-            personality: memfd_create("castra-personality", MemfdFlags::CLOEXEC)?.into(),
+            personality: memory("castra-personality")?,
             is_empty: AtomicBool::new(true),
+            randomization: setting,
         })
+    }
+
+    /// Randomizes the addresses of programs as before the boot, unless an agent has done so.
+    pub(crate) fn restore_randomization(&self, kernel_fs: &KernelFs) {
+        let Some(value) = self.take_randomization() else { return };
+        if let Err(error) = emulation::restore_randomization(&kernel_fs.proc, &value) {
+            log(format!("cannot randomize the addresses of programs again: {error}"));
+        }
+    }
+
+    fn take_randomization(&self) -> Option<String> {
+        let mut bytes = vec![0; usize::try_from(self.randomization.metadata().ok()?.len()).ok()?];
+        self.randomization.read_exact_at(&mut bytes, 0).ok()?;
+        self.randomization.set_len(0).ok()?;
+        String::from_utf8(bytes).ok().filter(|value| !value.is_empty())
     }
 
     /// Leaves a personality to the next agent. Random bytes serve only once, and time passes, so
@@ -83,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_personality_is_left_to_the_next_agent_until_it_is_another_vms() {
-        let legacy = Legacy::begin().expect("memory");
+        let legacy = Legacy::begin(None).expect("memory");
         assert!(legacy.personality().is_none());
         legacy.keep(personality("a-long-name"));
         legacy.keep(personality("web"));
@@ -93,5 +115,13 @@ mod tests {
         assert_eq!(Personality { time_unix_ns: 1, entropy, ..kept }, personality("web"));
         legacy.forget();
         assert!(legacy.personality().is_none());
+    }
+
+    #[test]
+    fn addresses_are_randomized_again_once() {
+        assert_eq!(Legacy::begin(None).expect("memory").take_randomization(), None);
+        let legacy = Legacy::begin(Some("2")).expect("memory");
+        assert_eq!(legacy.take_randomization().as_deref(), Some("2"));
+        assert_eq!(legacy.take_randomization(), None, "the next agent leaves it alone");
     }
 }

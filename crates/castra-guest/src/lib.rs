@@ -23,6 +23,7 @@ mod connect;
 mod control;
 mod dns;
 mod early;
+mod emulation;
 mod events;
 mod grow;
 mod hosts;

@@ -26,9 +26,14 @@ const SOCKET: &str = "/run/systemd/private";
 /// there.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Longest interval between questions. systemd sets up its whole interface for each connection, and
-/// sends it what happens to all units as long as it lasts: an emulated CPU has better things to do.
+/// Interval between questions once commands can run. systemd sets up its whole interface for each
+/// connection, and sends it what happens to all units as long as it lasts: an emulated CPU has
+/// better things to do.
 const ASK_EVERY: Duration = Duration::from_millis(800);
+
+/// Part of the time since the start after which systemd is asked although there is no sign yet, so
+/// that a system without it is not much later than it has to be.
+const SHARE_WITHOUT_SIGN: u32 = 4;
 
 /// File that systemd leaves for the journal when it starts a service which is ordered after the
 /// local filesystems. One of the initrd's systemd may be there from the beginning.
@@ -64,7 +69,8 @@ pub(crate) async fn follow(events: &EventSender) {
     loop {
         sleep(LOOK_EVERY).await;
         let has_sign = !is_usable && fs::symlink_metadata(FILESYSTEMS_SIGN).is_ok();
-        if !has_sign && asked.elapsed() < ASK_EVERY {
+        let pause = if is_usable { ASK_EVERY } else { start.elapsed() / SHARE_WITHOUT_SIGN };
+        if !has_sign && asked.elapsed() < pause {
             continue;
         }
         // Not ready to answer yet, or about to become the root's systemd.

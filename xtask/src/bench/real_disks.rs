@@ -1,5 +1,6 @@
-//! Benchmarks of distributions' disks: cold boots beside the same disk without Castra, and restores
-//! beside the default image's.
+//! Benchmarks of distributions' disks: cold boots beside the same disk without Castra, in time and
+//! in QEMU's CPU time, which other work on the machine changes less, and restores beside the default
+//! image's.
 
 use std::fs;
 use std::io::Read as _;
@@ -23,6 +24,8 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Interval at which the sshd is tried, and the time for its greeting.
 const RETRY: Duration = Duration::from_millis(100);
 const GREETING_LIMIT: Duration = Duration::from_secs(2);
+/// Clock ticks per second in `/proc`, on every x86 Linux (`USER_HZ`).
+const TICKS: u32 = 100;
 /// Size of the VMs' disks.
 const DISK: &str = "3G";
 
@@ -54,11 +57,11 @@ fn of_disk(bench: &Bench, name: &str, goal: &str, image: &Bench) -> Result<Vec<R
     bench.castra.run(&["up", "--cold"])?;
     let native = NativeBoot::of_the_running_vm(&bench.directory, &base)?;
     bench.forget_vm()?;
-    let (mut natives, mut colds) = (Vec::new(), Vec::new());
+    let (mut natives, mut colds) = (Boots::default(), Boots::default());
     for _ in 0..BOOTS {
-        natives.push(native.to_sshd()?);
-        colds.push(bench.castra.time(&["up", "--cold"])?);
+        colds.push(name, (bench.castra.time(&["up", "--cold"])?, cpu_time(&bench.qemu_pid()?)?));
         bench.forget_vm()?;
+        natives.push(&format!("{name} without Castra"), native.to_sshd()?);
     }
     bench.castra.run(&["up"])?;
     bench.forget_vm()?;
@@ -70,9 +73,15 @@ fn of_disk(bench: &Bench, name: &str, goal: &str, image: &Bench) -> Result<Vec<R
     Ok(vec![
         Row::against(
             &format!("cold `castra up --cold` of {name}"),
-            median(colds),
-            ("the same disk without Castra until its sshd answers", median(natives)),
+            median(colds.elapsed),
+            ("the same disk without Castra until its sshd answers", median(natives.elapsed)),
             goal,
+        ),
+        Row::against(
+            "its QEMU's CPU time",
+            median(colds.cpu),
+            ("the same, CPU time", median(natives.cpu)),
+            "at most 0.40",
         ),
         Row::against(
             &format!("warm `castra up` of {name} and first output"),
@@ -83,7 +92,45 @@ fn of_disk(bench: &Bench, name: &str, goal: &str, image: &Bench) -> Result<Vec<R
     ])
 }
 
+/// Times of boots, each with its QEMU's CPU time.
+#[derive(Default)]
+struct Boots {
+    elapsed: Vec<Duration>,
+    cpu: Vec<Duration>,
+}
+
+impl Boots {
+    /// Adds a boot, and prints it: the next one may take minutes.
+    #[expect(clippy::print_stderr, reason = "a command line tool talks to its user")]
+    fn push(&mut self, what: &str, (elapsed, cpu): (Duration, Duration)) {
+        eprintln!("{what}: {elapsed:.1?}, {cpu:.1?} of CPU time");
+        self.elapsed.push(elapsed);
+        self.cpu.push(cpu);
+    }
+}
+
+/// Returns the CPU time that a process has used (`proc_pid_stat(5)`).
+fn cpu_time(pid: &str) -> Result<Duration, String> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    // The name of the program, in parentheses, may contain anything.
+    let fields = stat.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
+    let ticks: Vec<u32> =
+        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    match ticks[..] {
+        [user, system] => Ok(Duration::from_secs(1) * (user + system) / TICKS),
+        _ => Err(format!("{path} has no times")),
+    }
+}
+
 impl Bench {
+    /// Returns the process ID of the running VM's QEMU.
+    fn qemu_pid(&self) -> Result<String, String> {
+        let file = only_entry(&self.directory.join(".castra/vms"))?.join("qemu.pid");
+        let pid = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+        Ok(pid.trim().to_owned())
+    }
+
     /// Measures a start and a command in it, and forgets the VM.
     fn first_output(&self) -> Result<Duration, String> {
         let started = Instant::now();
@@ -139,8 +186,8 @@ impl NativeBoot {
         Ok(Self { program, arguments, base: base.to_owned(), overlay, port })
     }
 
-    /// Boots a fresh disk and returns the time until the greeting of its sshd.
-    fn to_sshd(&self) -> Result<Duration, String> {
+    /// Boots a fresh disk and returns the time until the greeting of its sshd, with QEMU's CPU time.
+    fn to_sshd(&self) -> Result<(Duration, Duration), String> {
         let (base, overlay) = (self.base.to_string_lossy(), self.overlay.to_string_lossy());
         let create = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &base, &overlay, DISK];
         helper("qemu-img", &create)?;
@@ -149,11 +196,12 @@ impl NativeBoot {
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null());
         let mut qemu = command.spawn().map_err(|error| error.to_string())?;
         let seen = self.wait_for_greeting(&mut qemu, started);
+        let cpu = cpu_time(&qemu.id().to_string());
         // The measurement is over.
         let _ = qemu.kill();
         let _ = qemu.wait();
         fs::remove_file(&self.overlay).map_err(|error| error.to_string())?;
-        seen
+        Ok((seen?, cpu?))
     }
 
     fn wait_for_greeting(&self, qemu: &mut Child, started: Instant) -> Result<Duration, String> {
