@@ -1,6 +1,6 @@
 //! Benchmarks of distributions' disks: cold boots beside the same disk without Castra, in time and
-//! in QEMU's CPU time, which other work on the machine changes less, and restores beside the default
-//! image's.
+//! in QEMU's CPU time, which other work on the machine changes less; and restores beside those of
+//! the default image.
 
 use std::fs;
 use std::io::Read as _;
@@ -186,7 +186,7 @@ impl NativeBoot {
         Ok(Self { program, arguments, base: base.to_owned(), overlay, port })
     }
 
-    /// Boots a fresh disk and returns the time until the greeting of its sshd, with QEMU's CPU time.
+    /// Boots a fresh disk. Returns the time until the greeting of its sshd, and QEMU's CPU time.
     fn to_sshd(&self) -> Result<(Duration, Duration), String> {
         let (base, overlay) = (self.base.to_string_lossy(), self.overlay.to_string_lossy());
         let create = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &base, &overlay, DISK];
