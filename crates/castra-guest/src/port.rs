@@ -87,15 +87,20 @@ impl Edges {
 pub(crate) struct Reader {
     port: OwnedFd,
     edges: Edges,
-    /// Set once the kernel knows that the host is connected. It learns so on another queue than the
-    /// one that carries data, so on a busy machine a host's first bytes may arrive before the host
-    /// appears connected, and before the end of the host before it.
-    host_is_there: bool,
-    /// Set while bytes have come since then: an end that follows them may be that of a host before
-    /// the one that has sent them.
-    is_heard: bool,
-    /// Time for the host that was heard to appear connected.
-    appearing: Option<Pin<Box<Sleep>>>,
+    presence: Presence,
+}
+
+/// Presence of the host, as far as the kernel knows. It learns that on another queue than the one
+/// that carries data, so on a busy machine a host's first bytes may arrive before the host appears
+/// connected, and before the end of the host before it.
+enum Presence {
+    /// The port has shown no host since the last end.
+    Away,
+    /// The host is connected, and has sent no more.
+    There,
+    /// Bytes have come from a host that was there. An end may be that of the host before their
+    /// sender, which then has some time to appear.
+    Heard(Option<Pin<Box<Sleep>>>),
 }
 
 /// The writing half of a port. Waits while no host is connected.
@@ -108,31 +113,33 @@ pub(crate) struct Writer {
 pub(crate) fn halves(port: OwnedFd) -> io::Result<(Reader, Writer)> {
     let (reads, writes) =
         (Edges::of(&port, epoll::EventFlags::IN)?, Edges::of(&port, epoll::EventFlags::OUT)?);
-    let reader = Reader {
-        port: port.try_clone()?,
-        edges: reads,
-        host_is_there: false,
-        is_heard: false,
-        appearing: None,
-    };
+    let reader = Reader { port: port.try_clone()?, edges: reads, presence: Presence::Away };
     Ok((reader, Writer { port, edges: writes }))
 }
 
-impl Reader {
-    /// Returns `true` if the end that was read is that of the host that was heard last.
-    fn has_host_left(&mut self, context: &mut Context<'_>) -> bool {
-        if !self.is_heard {
-            return true;
+impl Presence {
+    /// Takes note of bytes.
+    fn hear(&mut self) {
+        // One that was away is not yet there.
+        if !matches!(self, Self::Away) {
+            *self = Self::Heard(None);
         }
-        let appearing = self.appearing.get_or_insert_with(|| Box::pin(sleep(TIME_TO_APPEAR)));
-        appearing.as_mut().poll(context).is_ready()
     }
 
-    /// Records what the last successful look at the port has shown.
-    fn saw_host(&mut self, is_heard: bool) {
-        self.host_is_there |= !is_heard;
-        self.is_heard = is_heard;
-        self.appearing = None;
+    /// Takes note of an end. Returns `true` if it is that of the host that was there last.
+    fn end(&mut self, context: &mut Context<'_>) -> bool {
+        let has_left = match self {
+            Self::Away => false,
+            Self::There => true,
+            Self::Heard(appearing) => {
+                let appearing = appearing.get_or_insert_with(|| Box::pin(sleep(TIME_TO_APPEAR)));
+                appearing.as_mut().poll(context).is_ready()
+            }
+        };
+        if has_left {
+            *self = Self::Away;
+        }
+        has_left
     }
 }
 
@@ -145,17 +152,14 @@ impl AsyncRead for Reader {
         loop {
             let room = buffer.remaining().min(READ_BYTES);
             match rustix::io::read(&self.port, buffer.initialize_unfilled_to(room)) {
-                Ok(0) if self.host_is_there && self.has_host_left(context) => {
-                    self.host_is_there = false;
-                    return Poll::Ready(Ok(()));
-                }
+                Ok(0) if self.presence.end(context) => return Poll::Ready(Ok(())),
                 Ok(0) => {}
                 Ok(count) => {
-                    self.saw_host(true);
+                    self.presence.hear();
                     buffer.advance(count);
                     return Poll::Ready(Ok(()));
                 }
-                Err(Errno::AGAIN) => self.saw_host(false),
+                Err(Errno::AGAIN) => self.presence = Presence::There,
                 Err(Errno::INTR) => continue,
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
