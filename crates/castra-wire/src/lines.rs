@@ -54,11 +54,6 @@ impl Lines {
         self.held.len() == self.start
     }
 
-    /// Discards the unfinished line, because the peer has gone.
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     fn drop_if_overlong(&mut self) {
         let unfinished = self.held.len() - self.start;
         if self.overlong_bytes > 0 || unfinished > MAX_LINE_BYTES {
@@ -122,15 +117,5 @@ mod tests {
         assert!(all(&mut lines).is_empty());
         lines.push(b"\n");
         assert_eq!(all(&mut lines)[0].as_ref().map(String::len), Ok(MAX_LINE_BYTES));
-    }
-
-    #[test]
-    fn a_forgotten_line_leaves_nothing() {
-        let mut lines = Lines::new();
-        lines.push(b"half a li");
-        assert!(all(&mut lines).is_empty());
-        lines.clear();
-        lines.push(b"whole\n");
-        assert_eq!(all(&mut lines), [Ok("whole".to_owned())]);
     }
 }
