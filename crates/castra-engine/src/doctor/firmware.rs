@@ -48,11 +48,7 @@ fn finding(vms: &[String], found: Result<UefiFirmware, QemuError>) -> Finding {
         }
         Err(error) => {
             let severity = if vms.is_empty() { Finding::warning } else { Finding::problem };
-            let finding = severity(Area::Qemu, CHECK, format!("{need}{error}"));
-            match error.hint() {
-                Some(hint) => finding.with_fix(hint),
-                None => finding,
-            }
+            severity(Area::Qemu, CHECK, format!("{need}{error}")).with_hint(error.hint())
         }
     }
 }

@@ -148,6 +148,14 @@ impl Finding {
         self
     }
 
+    /// Adds the hint of the error that it reports, if that has one.
+    fn with_hint(self, hint: Option<String>) -> Self {
+        match hint {
+            Some(hint) => self.with_fix(hint),
+            None => self,
+        }
+    }
+
     /// With what [`fix`] does about it.
     fn with_repair(mut self, repair: Repair) -> Self {
         (self.fixable, self.repair) = (true, Some(repair));

@@ -34,10 +34,7 @@ pub(super) fn check(context: &RuntimeContext) -> Vec<Finding> {
                     (false, false) => Finding::problem,
                 };
                 let finding = severity(Area::Network, "source", message);
-                match error.hint() {
-                    Some(hint) if !can_be_had => finding.with_fix(hint),
-                    _ => finding,
-                }
+                finding.with_hint(error.hint().filter(|_| !can_be_had))
             }
         }
     };

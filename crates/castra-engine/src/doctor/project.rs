@@ -60,10 +60,7 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
             let causes = error.causes().map(|cause| format!(": {cause}")).collect::<String>();
             let finding =
                 Finding::problem(Area::Project, "state-directory", format!("{error}{causes}"));
-            findings.push(match error.hint() {
-                Some(hint) => finding.with_fix(hint),
-                None => finding,
-            });
+            findings.push(finding.with_hint(error.hint()));
             return findings;
         }
     };
@@ -159,11 +156,7 @@ fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
         }
         Err(error) => {
             let error = Error::from(error);
-            let finding = Finding::problem(Area::Project, "vm", error.to_string());
-            match error.hint() {
-                Some(hint) => finding.with_fix(hint),
-                None => finding,
-            }
+            Finding::problem(Area::Project, "vm", error.to_string()).with_hint(error.hint())
         }
     }
 }

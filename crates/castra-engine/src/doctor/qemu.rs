@@ -38,11 +38,7 @@ pub(super) fn check(
 }
 
 fn missing(check: &'static str, error: &QemuError) -> Finding {
-    let finding = Finding::problem(Area::Qemu, check, error.to_string());
-    match error.hint() {
-        Some(hint) => finding.with_fix(hint),
-        None => finding,
-    }
+    Finding::problem(Area::Qemu, check, error.to_string()).with_hint(error.hint())
 }
 
 fn version(
