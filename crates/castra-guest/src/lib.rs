@@ -34,6 +34,7 @@ mod legacy;
 mod listeners;
 mod log;
 mod modules;
+mod mounts;
 mod netlink;
 mod network;
 mod personality;

@@ -11,7 +11,7 @@ use crate::kernel_fs::KernelFs;
 use crate::log::log;
 use crate::process::{Priority, image_program};
 use crate::users::User;
-use crate::{programs, secrets};
+use crate::{mounts, programs, secrets};
 
 /// Frees the page cache, dentries and inodes (`Documentation/admin-guide/sysctl/vm.rst`).
 const DROP_ALL: &str = "3";
@@ -74,6 +74,8 @@ impl Calm {
 /// what the first command will need.
 pub(crate) fn come_to_rest(kernel_fs: &KernelFs) -> io::Result<Rest> {
     let had_sshd = secrets::forget(kernel_fs);
+    // A mount of the host's must not wait for it.
+    mounts::load_module(kernel_fs);
     // The blocks of new files get their places on the disk here.
     drop(Files::prepare());
     rustix::fs::sync();

@@ -36,6 +36,7 @@ mod envelope;
 mod exec;
 mod lines;
 mod message;
+mod mount;
 pub mod stream;
 
 pub use envelope::{Envelope, Session};
@@ -44,6 +45,7 @@ pub use exec::{
     TOO_LONG_SIGNAL, exec_header_bytes,
 };
 pub use lines::Lines;
+pub use mount::{MAX_MOUNT_MESSAGE_BYTES, MountDecoder, MountMessage, MountMessageError};
 pub use message::{
     AgentTask, CloudInitState, Condition, GuestMessage, HostMessage, Listener, NetworkState,
     Personality, Reach, Relay, Secret, ServicePort, Stage, StageReached, Transport,

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::kernel_fs::KernelFs;
+use crate::mounts::Mounts;
 use crate::port;
 
 /// Time for which a thread that has started a program waits for the next one: for ever.
@@ -41,9 +42,11 @@ pub(crate) fn start(kernel_fs: Arc<KernelFs>, gate: Gate) -> io::Result<()> {
         runtime.block_on(async {
             // The thread that will start programs, so that the first command needs not make it.
             let _ = tokio::task::spawn_blocking(|| ()).await;
+            let mounts = Mounts::new(Arc::clone(&kernel_fs));
             let ports: Vec<_> = (0..STREAM_PORTS)
                 .map(|number| {
-                    tokio::spawn(serve_port(number, Arc::clone(&kernel_fs), gate.clone()))
+                    let (kernel_fs, mounts) = (Arc::clone(&kernel_fs), mounts.clone());
+                    tokio::spawn(serve_port(number, kernel_fs, gate.clone(), mounts))
                 })
                 .collect();
             for port in ports {
@@ -56,12 +59,17 @@ pub(crate) fn start(kernel_fs: Arc<KernelFs>, gate: Gate) -> io::Result<()> {
 }
 
 /// Serves the hosts of one port, one after another, until the port fails.
-async fn serve_port(number: u32, kernel_fs: Arc<KernelFs>, gate: Gate) -> io::Result<()> {
+async fn serve_port(
+    number: u32,
+    kernel_fs: Arc<KernelFs>,
+    gate: Gate,
+    mounts: Mounts,
+) -> io::Result<()> {
     let opened = port::open(&kernel_fs, &format!("{STREAM_PORT_PREFIX}{number}")).await?;
     end_earlier_session(&opened);
     let (mut reader, mut writer) = port::halves(opened)?;
     loop {
-        serve(&mut reader, &mut writer, &gate).await?;
+        serve_sessions(&mut reader, &mut writer, &gate, Some(&mounts)).await?;
     }
 }
 
@@ -72,7 +80,8 @@ fn end_earlier_session(port: &OwnedFd) {
     let _ = rustix::io::write(port, &Hello::of(NO_SESSION).encode());
 }
 
-/// Serves sessions until the host has hung up. Needs a tokio runtime with I/O and time.
+/// Serves sessions until the host has hung up, without mounts, which need a guest's kernel. Needs a
+/// tokio runtime with I/O and time.
 ///
 /// # Errors
 /// The port failed.
@@ -80,6 +89,15 @@ pub async fn serve(
     reader: &mut (impl AsyncRead + Unpin),
     writer: &mut (impl AsyncWrite + Unpin),
     gate: &Gate,
+) -> io::Result<()> {
+    serve_sessions(reader, writer, gate, None).await
+}
+
+async fn serve_sessions(
+    reader: &mut (impl AsyncRead + Unpin),
+    writer: &mut (impl AsyncWrite + Unpin),
+    gate: &Gate,
+    mounts: Option<&Mounts>,
 ) -> io::Result<()> {
     let mut decoder = Decoder::new(Expected::Any);
     let mut next = None;
@@ -93,7 +111,7 @@ pub async fn serve(
         };
         let link = Link::new(Side::Guest, &hello);
         let opening = |opening| {
-            tokio::spawn(target::serve(opening, gate.clone()));
+            tokio::spawn(target::serve(opening, gate.clone(), mounts.cloned()));
         };
         match link.drive(&mut decoder, &mut *reader, &mut *writer, opening).await {
             End::HungUp => return Ok(()),

@@ -11,12 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Gate;
 use crate::connect::{connect, connect_to_socket};
+use crate::mounts::Mounts;
 use crate::programs::{self, Terminal};
 use crate::sftp;
 use crate::users::User;
 
 /// Serves the stream that the host requests, once the gate is open.
-pub(super) async fn serve(requested: Opening, mut gate: Gate) {
+pub(super) async fn serve(requested: Opening, mut gate: Gate, mounts: Option<Mounts>) {
     let Opening { target, incoming, outgoing } = requested;
     if gate.wait_for(|is_open| *is_open).await.is_err() {
         return;
@@ -45,6 +46,10 @@ pub(super) async fn serve(requested: Opening, mut gate: Gate) {
             };
             join(incoming, outgoing, stream, None).await;
         }
+        Target::Mount { path, is_read_only } => match mounts {
+            Some(mounts) => mounts.serve(path, is_read_only, incoming, outgoing).await,
+            None => refuse(&outgoing, Refusal::Unavailable),
+        },
     }
 }
 

@@ -35,6 +35,14 @@ pub enum Target {
         /// Path of the socket.
         path: OsString,
     },
+    /// A directory of the host's. The stream carries [`MountMessage`](crate::MountMessage)s. A
+    /// later request for the same path takes over the mount.
+    Mount {
+        /// Path in the guest; a directory that is made if it is missing.
+        path: OsString,
+        /// The guest's kernel refuses to write.
+        is_read_only: bool,
+    },
 }
 
 /// Program to start, whose arguments are in its header.
@@ -104,6 +112,11 @@ impl Target {
                 put_text(&mut bytes, user)
                     .and_then(|()| put(&mut bytes, path).map_err(|_| TargetError::TooLong))
             }
+            Self::Mount { path, is_read_only } => {
+                bytes.push(5);
+                bytes.push(u8::from(*is_read_only));
+                put(&mut bytes, path).map_err(|_| TargetError::TooLong)
+            }
         };
         encoded?;
         if bytes.len() > MAX_PAYLOAD_BYTES {
@@ -130,6 +143,14 @@ impl Target {
                 Self::Tcp(Host { name: take_text(&mut rest)?, port })
             }
             4 => Self::Socket { user: take_text(&mut rest)?, path: take_bytes(&mut rest)? },
+            5 => {
+                let is_read_only = match take_byte(&mut rest)? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(TargetError::Malformed),
+                };
+                Self::Mount { path: take_bytes(&mut rest)?, is_read_only }
+            }
             _ => return Err(TargetError::Malformed),
         };
         if rest.is_empty() { Ok(target) } else { Err(TargetError::Malformed) }

@@ -134,6 +134,8 @@ fn targets_survive_the_wire() {
         Target::Files { user: user() },
         Target::Tcp(Host { name: "::1".into(), port: 65_535 }),
         Target::Socket { user: user(), path: "/run/a socket".into() },
+        Target::Mount { path: "/src".into(), is_read_only: false },
+        Target::Mount { path: "/a mount".into(), is_read_only: true },
     ];
     for target in targets {
         let bytes = target.encode().expect("encodes");

@@ -1,0 +1,112 @@
+//! `/dev/fuse`, and mounting with it.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::kernel_fs::KernelFs;
+use crate::process::image_program;
+
+/// Device of FUSE, which exists once the kernel has it.
+const DEVICE: &str = "fuse";
+
+/// Module of FUSE, for a kernel without.
+const MODULE: &str = "fuse";
+
+/// Interval and number of looks for the device after the module is loaded.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+const LOOKS: u32 = 100;
+
+/// Source of the mount, as `df` and `/proc/mounts` show it.
+const SOURCE: &str = "castra";
+
+/// Type of the mount: FUSE, and a subtype that the kernel only shows.
+const KIND: &str = "fuse.castra";
+
+/// Maximum number of dead mounts on one directory that are removed.
+const MAX_DEAD: u32 = 16;
+
+/// Loads the kernel's module if there is no device. A kernel without it stays as it is.
+pub(crate) fn load(kernel_fs: &KernelFs) {
+    if kernel_fs.dev.has(DEVICE) {
+        return;
+    }
+    let loaded = image_program("modprobe", &[MODULE]).status();
+    if loaded.is_ok_and(|status| status.success()) {
+        for _ in 0..LOOKS {
+            if kernel_fs.dev.has(DEVICE) {
+                return;
+            }
+            sleep(LOOK_EVERY);
+        }
+    }
+}
+
+/// Mounts a directory whose requests come from the returned device. Makes the directory if it is
+/// missing.
+///
+/// # Errors
+/// Returns a reason for the user.
+pub(super) fn mount(
+    kernel_fs: &KernelFs,
+    path: &Path,
+    is_read_only: bool,
+) -> Result<OwnedFd, String> {
+    load(kernel_fs);
+    if !kernel_fs.dev.has(DEVICE) {
+        return Err("the guest's kernel has no FUSE: /dev/fuse is missing, and `modprobe fuse` \
+                    does not load it"
+            .into());
+    }
+    detach_dead(path);
+    let directory = |error: io::Error| format!("cannot make the directory: {error}");
+    fs::create_dir_all(path).map_err(directory)?;
+    let mount = || {
+        let device = kernel_fs.dev.open(DEVICE, OFlags::RDWR | OFlags::NONBLOCK)?;
+        // Every user of the guest may use it: what they may do is what the host's user may.
+        let data = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0,allow_other",
+            device.as_raw_fd()
+        );
+        let data = CString::new(data)?;
+        let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+        if is_read_only {
+            flags |= MountFlags::RDONLY;
+        }
+        rustix::mount::mount(SOURCE, path, KIND, flags, Some(data.as_c_str()))?;
+        Ok(device)
+    };
+    mount().map_err(|error: io::Error| format!("the guest's kernel refuses: {error}"))
+}
+
+/// Unmounts a directory.
+///
+/// # Errors
+/// Returns a reason for the user.
+pub(super) fn unmount(path: &Path) -> Result<(), String> {
+    rustix::mount::unmount(path, UnmountFlags::empty()).map_err(|error| match error {
+        Errno::BUSY => "programs of the guest have files open or their working directory in it"
+            .to_owned(),
+        error => error.to_string(),
+    })
+}
+
+/// Detaches mounts of an agent before this one, whose device is closed: nothing answers there.
+fn detach_dead(path: &Path) {
+    for _ in 0..MAX_DEAD {
+        if !matches!(rustix::fs::stat(path), Err(Errno::NOTCONN)) {
+            return;
+        }
+        if rustix::mount::unmount(path, UnmountFlags::DETACH).is_err() {
+            return;
+        }
+    }
+}
