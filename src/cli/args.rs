@@ -13,6 +13,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::exit;
+use super::mount::MountWord;
 use super::output::Verbosity;
 
 /// Longest time that an option takes, in seconds: a day.
@@ -89,6 +90,10 @@ pub(super) enum Command {
     Exec(ExecArgs),
     /// Run a command in a fresh, throwaway VM
     Run(RunArgs),
+    /// Mount directories of this machine in a running VM
+    Mount(MountArgs),
+    /// Unmount directories of this machine in a running VM
+    Umount(UmountArgs),
     /// Connect to a VM's serial console; Ctrl-] disconnects
     Console(ConsoleArgs),
     /// Copy files and directories into and out of a VM
@@ -110,6 +115,9 @@ pub(super) enum Command {
     /// Connect stdin and stdout to a VM's SSH server, for ssh's ProxyCommand
     #[command(hide = true)]
     SshProxy(SshProxyArgs),
+    /// Serve the mounts of a VM, which castra starts by itself
+    #[command(hide = true)]
+    Companion(CompanionArgs),
     /// Check castra.toml, show what it resolves to, print its schema
     Config(ConfigArgs),
     /// Print a shell completion script
@@ -158,6 +166,17 @@ pub(super) struct UpArgs {
     pub(super) image: Option<OsString>,
     #[command(flatten)]
     pub(super) start: StartArgs,
+    /// Mount a directory of this machine in the VMs, until they stop; may be repeated
+    #[arg(
+        long,
+        value_name = "HOST:GUEST[:ro]",
+        conflicts_with = "no_wait",
+        value_parser = OsStringValueParser::new().try_map(super::mount::parse),
+    )]
+    pub(super) mount: Vec<MountWord>,
+    /// Allow the mounts of castra.toml, now and later, without asking
+    #[arg(long)]
+    pub(super) allow_mounts: bool,
     /// Drop the memory of a suspended VM and boot from its disk, which was synced when it was
     /// suspended
     #[arg(long)]
@@ -365,6 +384,13 @@ pub(super) struct RunArgs {
     /// Network access of the VM
     #[arg(long, value_enum, default_value_t = Reach::Full)]
     pub(super) network: Reach,
+    /// Mount a directory of this machine in the VM; may be repeated
+    #[arg(
+        long,
+        value_name = "HOST:GUEST[:ro]",
+        value_parser = OsStringValueParser::new().try_map(super::mount::parse),
+    )]
+    pub(super) mount: Vec<MountWord>,
     /// Copy a file or directory into the VM first
     #[arg(long, value_name = "SRC:DST")]
     pub(super) cp: Vec<String>,
@@ -630,6 +656,40 @@ pub(super) struct SshProxyArgs {
     /// Use the project of this directory [default: the working directory]
     #[arg(long, value_name = "DIR")]
     pub(super) directory: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "The VM sees the directory until it stops or `castra umount`; `mounts` in \
+        castra.toml is for every start. Every user of the VM may do there what you may.\n\n\
+        Examples:\n  castra mount web .:/src        read and write this directory as /src\n  \
+        castra mount web ~/data:/data:ro  only read")]
+pub(super) struct MountArgs {
+    /// The VM
+    pub(super) vm: String,
+    /// Directories of this machine and their places in the VM
+    #[arg(
+        required = true,
+        value_name = "HOST:GUEST[:ro]",
+        value_parser = OsStringValueParser::new().try_map(super::mount::parse),
+    )]
+    pub(super) mounts: Vec<MountWord>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct UmountArgs {
+    /// The VM
+    pub(super) vm: String,
+    /// Places in the VM
+    #[arg(required = true, value_name = "GUEST")]
+    pub(super) guests: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct CompanionArgs {
+    /// Directory of the VM's sockets
+    pub(super) sockets: PathBuf,
+    /// Number of its stream ports
+    pub(super) ports: u32,
 }
 
 #[derive(Debug, ClapArgs)]

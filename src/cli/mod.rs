@@ -27,6 +27,7 @@ mod limits;
 mod list;
 mod logs;
 mod man;
+mod mount;
 mod outcome;
 mod output;
 mod plain;
@@ -95,12 +96,14 @@ fn run(args: &Args, environment: Environment, printer: &Printer) -> Result<ExitC
     match &args.command {
         Command::Completions(completions) => return completions::run(completions, printer),
         Command::Man(man) => return man::run(man, printer),
+        Command::Companion(companion) => return mount::companion(companion),
         _ => {}
     }
     limits::raise()?;
     let cancel = Cancel::new();
     let mut runtime = RuntimeContext::new(environment, printer.reporter(), cancel)?;
     runtime.offline |= args.offline;
+    runtime.companion = std::env::current_exe().ok();
     let context = CommandContext::new(args, runtime, printer);
     if args.command.heeds_interrupts() {
         interrupt::install_signal_handlers(&context.runtime.cancel);
@@ -119,6 +122,9 @@ fn run(args: &Args, environment: Environment, printer: &Printer) -> Result<ExitC
         Command::Shell(shell) => exec::shell(shell, &context),
         Command::Exec(exec) => exec::run(exec, &context),
         Command::Run(run) => run::run(run, &context),
+        Command::Mount(mount) => mount::mount(mount, &context),
+        Command::Umount(umount) => mount::umount(umount, &context),
+        Command::Companion(companion) => mount::companion(companion),
         Command::Console(console) => console::run(console, &context),
         Command::Cp(cp) => cp::run(cp, &context),
         Command::Logs(logs) => logs::run(logs, &context),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use castra_engine::error::{Error, Kind, Result};
+use castra_engine::guest::Mount;
 use castra_engine::qemu::Network;
 use castra_engine::report::{Event, Reporter};
 use castra_engine::{Castra, Run, TimedOut};
@@ -71,6 +72,13 @@ fn task(run: &RunArgs, context: &CommandContext) -> Result<Run> {
     }
     if let Some(bytes) = run.disk {
         sandbox = sandbox.disk_bytes(bytes);
+    }
+    for word in &run.mount {
+        let Mount { host, guest, read_only } = word.resolve(NAME_IN_EVENTS)?;
+        sandbox = match read_only {
+            true => sandbox.mount_read_only(host, guest),
+            false => sandbox.mount(host, guest),
+        };
     }
     let mut task = with_settings!(sandbox.run(&run.guest.command), &run.guest, context);
     for copy in &run.cp {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use castra_engine::config::PortForward;
 use castra_engine::error::{Error, Result};
-use castra_engine::guest::CloudInitState;
+use castra_engine::guest::{CloudInitState, MountState};
 use castra_engine::host::since_unix_ms;
 use castra_engine::vm::{self, FullDisk, PerVm, RecordError, VmError, VmState, VmStatus};
 use schemars::JsonSchema;
@@ -193,6 +193,15 @@ fn details(known: &PerVm<VmStatus>) -> String {
         if let Some(native) = &status.native {
             let (firmware, reason) = (native.firmware.name(), &native.reason);
             text.push_str(&format!("  firmware     {firmware} ({reason})\n"));
+        }
+        for (mount, state) in &status.mounts {
+            let note = match state {
+                Some(MountState::Mounted) => String::new(),
+                Some(MountState::Waiting) => ", waiting for the guest".to_owned(),
+                Some(MountState::Failed(reason)) => format!(", not mounted: {reason}"),
+                None => ", not served now".to_owned(),
+            };
+            text.push_str(&format!("  mount        {mount}{note}\n"));
         }
         if let Some((missing, way_out)) = &status.missing_modules {
             text.push_str(&format!("  kernel       {missing}. {way_out}\n"));

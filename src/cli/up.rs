@@ -9,16 +9,25 @@ use castra_engine::vm::{self, Record, UpOptions, UpOutcome, WaitFor};
 use super::args::{StartArgs, UpArgs, Wait};
 use super::context::CommandContext;
 use super::error::CliError;
+use super::mount::{self, MountWord};
 use super::outcome::{finish, tips};
 use super::project;
 
 /// Starts VMs and prints what can be done with them.
 pub(super) fn run(up: &UpArgs, context: &CommandContext) -> Result<ExitCode> {
     let options = UpOptions { discard_suspended: up.discard_suspended, ..options(&up.start) };
-    let outcomes = match project::chosen_image(context.args)? {
+    mount::ask(&up.vms, up.allow_mounts, context)?;
+    let mut outcomes = match project::chosen_image(context.args)? {
         Some(image) => with_image(&image, context, options)?,
         None => bring_up(&up.vms, context, options)?,
     };
+    for (vm, outcome) in &mut outcomes {
+        if outcome.is_ok()
+            && let Err(error) = mount_all(vm, &up.mount, context)
+        {
+            *outcome = Err(error);
+        }
+    }
     let started: Vec<&UpOutcome> =
         outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).collect();
     if !started.is_empty() {
@@ -27,6 +36,14 @@ pub(super) fn run(up: &UpArgs, context: &CommandContext) -> Result<ExitCode> {
     let changed =
         |(vm, outcome): (String, Result<UpOutcome>)| (vm, outcome.map(|up| !up.ran_already));
     finish(outcomes.into_iter().map(changed).collect(), context.layout()?, context.printer)
+}
+
+/// Mounts the directories of the command line in a VM.
+fn mount_all(vm: &str, mounts: &[MountWord], context: &CommandContext) -> Result<()> {
+    for word in mounts {
+        vm::mount(vm, &word.resolve(vm)?, context.project()?)?;
+    }
+    Ok(())
 }
 
 /// Brings up this directory's VM on an image, and keeps the image for later commands, unless there

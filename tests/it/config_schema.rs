@@ -146,6 +146,11 @@ fn the_schema_has_the_keys_of_the_parser_and_no_others() {
             format!("{vm}port_forwards = [{{ host = 1, guest = 1, zzzzzzzz = 1 }}]\n"),
         ),
         (
+            "Mount",
+            "The keys of a mount of VM `dev` are",
+            format!("{vm}mounts = [{{ host = \".\", guest = \"/src\", zzzzzzzz = 1 }}]\n"),
+        ),
+        (
             "Image",
             "The keys of the image `mine` are",
             image(&format!("zzzzzzzz = 1\nrootfs = {{ path = \"d\", sha256 = \"{DIGEST}\" }}")),

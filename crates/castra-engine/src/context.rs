@@ -191,6 +191,9 @@ pub struct RuntimeContext {
     pub reporter: Arc<dyn Reporter>,
     /// Cancellation flag, set by Ctrl-C.
     pub cancel: Cancel,
+    /// Program that serves the mounts of VMs, castra's own; without one, `castra` is looked for on
+    /// `PATH`.
+    pub companion: Option<PathBuf>,
     /// Watch that keeps the logs of running VMs within their bounds.
     pub log_watch: Arc<LogWatch>,
 }
@@ -239,6 +242,7 @@ impl RuntimeContext {
             environment,
             reporter: Arc::new(Traced(reporter)),
             cancel,
+            companion: None,
             log_watch: Arc::default(),
         })
     }

@@ -490,6 +490,16 @@ impl SocketsLayout {
         self.directory.join(format!("stream-{index}.lock"))
     }
 
+    /// Returns the path of the socket of the VM's companion, which serves its mounts.
+    pub fn companion(&self) -> PathBuf {
+        self.directory.join("companion.sock")
+    }
+
+    /// Returns the path of the lock that the companion holds.
+    pub fn companion_lock(&self) -> PathBuf {
+        self.directory.join("companion.lock")
+    }
+
     /// Returns the longest path of a socket.
     pub fn longest(&self) -> PathBuf {
         self.stream(castra_wire::STREAM_PORTS - 1)
@@ -504,7 +514,8 @@ impl SocketsLayout {
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         let of_streams =
             (0..MAX_STREAM_PORTS).flat_map(|index| [self.stream(index), self.stream_lock(index)]);
-        self.of_every_vm().into_iter().chain(of_streams)
+        let of_companion = [self.companion(), self.companion_lock()];
+        self.of_every_vm().into_iter().chain(of_streams).chain(of_companion)
     }
 }
 
@@ -672,6 +683,11 @@ impl UserStateLayout {
     /// Returns the path of the key that signs the marks of this user's state roots.
     pub fn key(&self) -> PathBuf {
         self.root.join("key")
+    }
+
+    /// Returns the path of the list of directories that the user lets VMs see.
+    pub fn mounts(&self) -> PathBuf {
+        self.root.join("mounts")
     }
 
     /// Returns the directory of notes about the images' files that this user's castra made.

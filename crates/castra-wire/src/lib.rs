@@ -45,11 +45,11 @@ pub use exec::{
     TOO_LONG_SIGNAL, exec_header_bytes,
 };
 pub use lines::Lines;
-pub use mount::{MAX_MOUNT_MESSAGE_BYTES, MountDecoder, MountMessage, MountMessageError};
 pub use message::{
     AgentTask, CloudInitState, Condition, GuestMessage, HostMessage, Listener, NetworkState,
     Personality, Reach, Relay, Secret, ServicePort, Stage, StageReached, Transport,
 };
+pub use mount::{MAX_MOUNT_MESSAGE_BYTES, MountDecoder, MountMessage, MountMessageError};
 
 /// Name of the virtio-serial port, as QEMU's `virtserialport,name=` and
 /// `/sys/class/virtio-ports/*/name` give it.

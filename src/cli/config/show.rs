@@ -8,6 +8,7 @@ use castra_engine::config::{
     VmDefinition, defaults, format_size, key_lines,
 };
 use castra_engine::error::Result;
+use castra_engine::guest::Mount;
 use castra_engine::managed::{ArtifactSource, ManagedImageSpec};
 use castra_engine::qemu::CpuModel;
 use castra_engine::vm::{self, BasePlan, Plan, Record, VmPlan};
@@ -70,6 +71,8 @@ struct VmShown {
     /// The VM's own disk.
     overlay: Setting<PathBuf>,
     port_forwards: Setting<Vec<PortForward>>,
+    /// Directories of this machine that the VM sees.
+    mounts: Setting<Vec<Mount>>,
     /// Warnings about the VM.
     warnings: Vec<String>,
 }
@@ -208,6 +211,11 @@ fn show_vm(
             line("port_forwards"),
             "default",
         ),
+        mounts: Setting::new(
+            definition.mounts.iter().map(|declared| declared.mount.clone()).collect(),
+            line("mounts"),
+            "default",
+        ),
         warnings: plan.warnings.clone(),
     }
 }
@@ -334,6 +342,7 @@ fn text(shown: &ConfigShown) -> String {
             row("disk", format_size(vm.disk_bytes.value), &vm.disk_bytes.why),
             row("overlay", vm.overlay.value.display().to_string(), &vm.overlay.why),
             row("ports", ports(&vm.port_forwards.value), &vm.port_forwards.why),
+            row("mounts", mounts(&vm.mounts.value), &vm.mounts.why),
         ];
         let title =
             vm.description.as_ref().map_or(vm.name.clone(), |text| format!("{}: {text}", vm.name));
@@ -344,6 +353,14 @@ fn text(shown: &ConfigShown) -> String {
 
 fn row(key: &str, value: String, why: &str) -> [String; 3] {
     [format!("  {key}"), value, format!("({why})")]
+}
+
+/// Formats mounts: `/home/ada/shop → /src, /home/ada/data → /data (read-only)`.
+fn mounts(mounts: &[Mount]) -> String {
+    if mounts.is_empty() {
+        return "none".into();
+    }
+    mounts.iter().map(Mount::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn ports(forwards: &[PortForward]) -> String {

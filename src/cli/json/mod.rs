@@ -14,7 +14,7 @@ use serde::Serialize;
 pub(super) use failure::Failure;
 pub(super) use reporter::{JsonReporter, error_line, warning_line};
 pub use schema::schema;
-pub(super) use vm::{Outcomes, VmView, outcomes};
+pub(super) use vm::{MountView, Outcomes, VmView, outcomes};
 
 /// Version of all JSON output, one number for all commands. Adding fields does not change it.
 const VERSION: u32 = 1;

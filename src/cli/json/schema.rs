@@ -7,8 +7,8 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::super::{
-    adopt, capture, clean, completions, config, cp, doctor, image, init, list, logs, man, ports,
-    ssh_config, status, template, timeline,
+    adopt, capture, clean, completions, config, cp, doctor, image, init, list, logs, man, mount,
+    ports, ssh_config, status, template, timeline,
 };
 use super::reporter::{Ending, Line};
 use super::{Document, Outcomes};
@@ -43,6 +43,8 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("adopt", document::<adopt::Adopted>()),
         ("clean", document::<clean::CleanedUp>()),
         ("ports", document::<ports::PortList>()),
+        ("mount", document::<mount::Mounts>()),
+        ("umount", document::<mount::Mounts>()),
         ("logs", document::<logs::LogLines>()),
         ("exec", document::<capture::Captured>()),
         ("run", document::<capture::Captured>()),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use castra_engine::config::{Firmware, PortForward};
 use castra_engine::error::{Error, Result};
-use castra_engine::guest::NetworkFault;
+use castra_engine::guest::{Mount, MountState, NetworkFault};
 use castra_engine::layout::ProjectLayout;
 use castra_engine::qemu::AcceleratorChoice;
 use castra_engine::vm::{self, AgentFault, KernelRecord, MissingModules, VmState, VmStatus};
@@ -68,6 +68,10 @@ pub(in super::super) struct VmView {
     kernel: Option<Kernel>,
     /// Forwarded ports, if it is running.
     port_forwards: Vec<PortForward>,
+    /// Directories of this machine that it sees, if it is running or suspended.
+    mounts: Vec<MountView>,
+    /// Process that serves them, if there is one.
+    companion_pid: Option<i32>,
     /// Reason for its crash.
     crash: Option<String>,
     /// Project of which this one is a copy, made while the VM ran there, if its state is `copied`.
@@ -127,6 +131,34 @@ impl From<KernelRecord> for Kernel {
             kernel_sha256: record.kernel_sha256,
             initramfs_sha256: record.initramfs_sha256,
         }
+    }
+}
+
+/// A directory of this machine in a VM.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in super::super) struct MountView {
+    /// Directory of this machine.
+    host: PathBuf,
+    /// Path in the VM.
+    guest: String,
+    /// The VM cannot write.
+    read_only: bool,
+    /// `mounted`, `waiting` for the guest, or `failed`; `null` if nothing serves it now.
+    state: Option<String>,
+    /// Reason why it is not mounted.
+    reason: Option<String>,
+}
+
+impl From<(Mount, Option<MountState>)> for MountView {
+    fn from((mount, state): (Mount, Option<MountState>)) -> Self {
+        let (state, reason) = match state {
+            None => (None, None),
+            Some(MountState::Mounted) => (Some("mounted"), None),
+            Some(MountState::Waiting) => (Some("waiting"), None),
+            Some(MountState::Failed(reason)) => (Some("failed"), Some(reason)),
+        };
+        let Mount { host, guest, read_only } = mount;
+        Self { host, guest, read_only, state: state.map(str::to_owned), reason }
     }
 }
 
@@ -221,6 +253,8 @@ impl VmView {
             missing_modules: None,
             kernel: None,
             port_forwards: Vec::new(),
+            mounts: Vec::new(),
+            companion_pid: None,
             crash: None,
             copy_of: None,
             full_disk: None,
@@ -258,6 +292,8 @@ impl From<VmStatus> for VmView {
             missing_modules: status.missing_modules.map(|(missing, _)| missing),
             kernel: status.kernel.map(Kernel::from),
             port_forwards: status.port_forwards,
+            mounts: status.mounts.into_iter().map(MountView::from).collect(),
+            companion_pid: status.companion_pid,
             crash: status.crash.map(|crash| crash.to_string()),
             copy_of: status.copy_of,
             full_disk: status.full_disk.map(FullDisk::from),

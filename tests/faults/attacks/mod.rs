@@ -11,6 +11,7 @@ mod confinement;
 mod discovery;
 mod hung_files;
 mod links_inside;
+mod mounts;
 mod planted_state;
 mod qemu_options;
 mod runtime_directory;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::panic::resume_unwind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -15,12 +15,13 @@ use super::error::SandboxError;
 use super::guest::{self, Guest, ROOT, Way};
 use crate::command::Lifetime;
 use crate::config::{
-    self, BaseImageSource, BootProfile, Bounds, ChosenImage, ConfigOptions, ManagedImageSelection,
-    ProjectConfig,
+    self, BaseImageSource, BootProfile, Bounds, ChosenImage, ConfigOptions, DeclaredMount,
+    ManagedImageSelection, MountOrigin, ProjectConfig,
 };
 use crate::context::{RuntimeContext, working_directory};
 use crate::error::Result;
 use crate::files::create_private_directory;
+use crate::guest::Mount;
 use crate::guest::ssh::{Copied, Target};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::qemu::Network;
@@ -39,6 +40,7 @@ pub struct SandboxBuilder {
     cpus: Option<u32>,
     memory_bytes: Option<u64>,
     disk_bytes: Option<u64>,
+    mounts: Vec<DeclaredMount>,
     options: UpOptions,
 }
 
@@ -97,10 +99,28 @@ impl SandboxBuilder {
     pub(super) fn new(context: RuntimeContext, project: Option<ProjectConfig>) -> Self {
         let options = UpOptions { lifetime: Lifetime::ThisThreads, ..UpOptions::default() };
         let (image, cpus, memory_bytes, disk_bytes) = (None, None, None, None);
-        Self { context, project, image, cpus, memory_bytes, disk_bytes, options }
+        let mounts = Vec::new();
+        Self { context, project, image, cpus, memory_bytes, disk_bytes, mounts, options }
     }
 
     machine_settings!();
+
+    /// Lets the VM read and write this directory at an absolute path of its own. Every user of the
+    /// VM may do there what this process may.
+    pub fn mount(self, host: impl Into<PathBuf>, guest: impl Into<String>) -> Self {
+        self.declare(host.into(), guest.into(), false)
+    }
+
+    /// Lets the VM read this directory, as [`Self::mount`] does.
+    pub fn mount_read_only(self, host: impl Into<PathBuf>, guest: impl Into<String>) -> Self {
+        self.declare(host.into(), guest.into(), true)
+    }
+
+    fn declare(mut self, host: PathBuf, guest: String, read_only: bool) -> Self {
+        let mount = Mount { host, guest, read_only };
+        self.mounts.push(DeclaredMount { mount, origin: MountOrigin::User });
+        self
+    }
 
     /// Sets the maximum size of the disk in bytes.
     #[doc(hidden)]
@@ -194,6 +214,7 @@ impl SandboxBuilder {
         let mut config = config::load(&options, &working_directory()?, &self.context)?;
         let mut vm = config.vms.remove(0);
         let mut root = config.root.clone();
+        vm.mounts.clone_from(&self.mounts);
         vm.name = vm::throwaway_name()?;
         vm.cpus = self.cpus.unwrap_or(vm.cpus);
         vm.disk_bytes = self.disk_bytes.unwrap_or(vm.disk_bytes);

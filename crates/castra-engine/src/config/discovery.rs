@@ -164,6 +164,7 @@ fn default_project(
         firmware: None,
         cloud_init: None,
         port_forwards: Vec::new(),
+        mounts: Vec::new(),
     };
     Ok(ProjectConfig {
         file: None,

@@ -88,6 +88,8 @@ const LINE: &str = r"^[^\x00-\x1f\x7f-\x9f]+$";
 const FILE: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f/]$";
 /// A text with a line break, or a path to a file.
 const TEXT_OR_FILE: &str = r"\n|^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f/]$";
+/// An absolute path that is not `/`.
+const GUEST_PATH: &str = r"^/[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f/]/*$";
 const NAME: &str = r"^[A-Za-z0-9][A-Za-z0-9._-]*$";
 const NAME_AND_VERSION: &str = r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$";
 const PROJECT_NAME: &str = r"^[^\x00-\x1f\x7f-\x9f/\\\s.-][^\x00-\x1f\x7f-\x9f/\\]*$";
@@ -185,6 +187,8 @@ struct Vm {
     cloud_init: Option<CloudInit>,
     /// Ports of this machine (127.0.0.1 only) that are forwarded to the VM.
     port_forwards: Option<Vec<PortForward>>,
+    /// Directories of this machine that the VM sees.
+    mounts: Option<Vec<Mount>>,
 }
 
 #[derive(JsonSchema)]
@@ -252,6 +256,22 @@ struct CloudInit {
     /// Network configuration in cloud-init's format.
     #[schemars(extend("pattern" = TEXT_OR_FILE))]
     network_config: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Mount {
+    /// Directory of this machine, relative to this file. One that is outside the project, or that
+    /// the VM may write to, needs your consent, once.
+    #[schemars(length(min = 1))]
+    host: String,
+    /// Absolute path in the VM. The directory is made if it is missing, and what is in it is
+    /// hidden.
+    #[schemars(extend("pattern" = GUEST_PATH))]
+    guest: String,
+    /// The VM can only read.
+    #[schemars(extend("default" = false))]
+    read_only: Option<bool>,
 }
 
 #[derive(JsonSchema)]

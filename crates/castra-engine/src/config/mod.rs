@@ -41,8 +41,8 @@ pub use load::{allowed_outside, load, with_surroundings};
 pub use machine::Machine;
 pub use out_of_bounds::{ALLOW_OUTSIDE, OutOfBounds};
 pub use project::{
-    BaseImageSource, BootProfile, Firmware, ImageVersion, ManagedImageSelection, PortForward,
-    ProjectConfig, VmDefinition,
+    BaseImageSource, BootProfile, DeclaredMount, Firmware, ImageVersion, ManagedImageSelection,
+    MountOrigin, PortForward, ProjectConfig, VmDefinition,
 };
 pub use template::{TemplateBase, template};
 pub use validate::name::is_vm_name;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Diagnostics;
 use super::bounds::{Bounds, DiskPath};
 use super::cloud_init::CloudInit;
+use crate::guest::Mount;
 use crate::layout::LOCK_FILE;
 use crate::managed::{Catalog, ManagedDiskKind, ManagedImageSpec};
 use crate::qemu::CpuModel;
@@ -89,6 +90,26 @@ pub struct VmDefinition {
     pub cloud_init: Option<CloudInit>,
     /// Ports of the host that are forwarded to the VM.
     pub port_forwards: Vec<PortForward>,
+    /// Directories of the host that the VM sees.
+    pub mounts: Vec<DeclaredMount>,
+}
+
+/// A mount that a VM shall have. Whether its directory exists is found out when it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredMount {
+    /// The directory and its place in the guest. The former is absolute, and may contain links.
+    pub mount: Mount,
+    /// Source of the declaration.
+    pub origin: MountOrigin,
+}
+
+/// Source of a mount's declaration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountOrigin {
+    /// A file, which may be a stranger's.
+    File,
+    /// The user, by the command line or a program.
+    User,
 }
 
 /// Image on which a VM's disk is based.

@@ -7,6 +7,7 @@ mod initrd;
 mod keys;
 mod login;
 mod modules;
+mod mounts;
 mod network;
 mod seed;
 pub mod ssh;
@@ -19,6 +20,7 @@ pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent, modules_archive, 
 pub use keys::{KeyError, VmKeys, server_pin};
 pub use login::{CREDENTIALS_SYSTEMD, oem_strings, seed_disk};
 pub use modules::{EarlyModule, early_modules};
+pub use mounts::{Companion, GuestPathProblem, MAX_MOUNTS, Mount, MountState, serve_mounts};
 pub use network::{
     AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, NoInspection, inspect,
     is_ssh_silent,

@@ -132,6 +132,14 @@ impl StreamPort {
         Ok(None)
     }
 
+    /// Returns another descriptor of the connection.
+    ///
+    /// # Errors
+    /// The process has too many descriptors.
+    pub fn connection(&self) -> io::Result<UnixStream> {
+        self.stream.try_clone()
+    }
+
     /// Returns the index of the port, from 0.
     pub fn index(&self) -> u32 {
         self.index
@@ -139,7 +147,7 @@ impl StreamPort {
 }
 
 /// Takes a lock if it is free. Its file is removed with the VM's sockets, and then created again.
-fn try_lock(path: &Path) -> io::Result<Option<Lock>> {
+pub(super) fn try_lock(path: &Path) -> io::Result<Option<Lock>> {
     loop {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);

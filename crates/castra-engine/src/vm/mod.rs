@@ -9,6 +9,7 @@
 //! | `timeline/`, `diagnosis/` | times of each start; causes of failed ones |
 //! | `lock`, `journal`, `parallel` | the lock and the log of every operation, several VMs at once |
 //! | `monitor/` | sessions with a running QEMU, paused machines, files of one that has exited |
+//! | `mounts/`, `mount` | directories of the host in a guest, and mounting them in a running VM |
 //! | `disk/` | overlay, base image, layers, and the removal of disks |
 //! | `kernel/` | what a VM boots: the kernel of its image or of its disk, or natively |
 //! | `start/` | launching QEMU, booting or restoring, waiting for the guest, continuing |
@@ -72,6 +73,8 @@ mod journal;
 mod kernel;
 mod lock;
 mod monitor;
+mod mount;
+mod mounts;
 mod parallel;
 mod plan;
 mod project;
@@ -95,8 +98,9 @@ pub use diagnosis::{Diagnosis, Trouble};
 pub use disk::ensure_vm_image;
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::{
-    AccessError, Attempt, CloneError, FileAction, NoLogin, PortError, Predecessor, StartError,
-    StateError, StopError, SuspendError, ThrowawayError, VmDiskError, VmError, VmIoError,
+    AccessError, Attempt, CloneError, FileAction, MountError, NoLogin, PortError, Predecessor,
+    StartError, StateError, StopError, SuspendError, ThrowawayError, VmDiskError, VmError,
+    VmIoError,
 };
 pub use full_disk::FullDisk;
 pub use inspect::{
@@ -104,6 +108,8 @@ pub use inspect::{
     list_projects, open_console, services, state_of, status, status_of, status_of_guests,
 };
 pub use kernel::{boots_by_uefi, check_own_disk, firmware_of};
+pub use mount::{mount, unmount};
+pub use mounts::{grant_mounts, ungranted_mounts};
 pub use parallel::PerVm;
 pub use plan::{BasePlan, Plan, VmPlan, only_declared};
 pub use project::ProjectRef;

@@ -72,10 +72,8 @@ pub(super) fn mount(
     let mount = || {
         let device = kernel_fs.dev.open(DEVICE, OFlags::RDWR | OFlags::NONBLOCK)?;
         // Every user of the guest may use it: what they may do is what the host's user may.
-        let data = format!(
-            "fd={},rootmode=40000,user_id=0,group_id=0,allow_other",
-            device.as_raw_fd()
-        );
+        let data =
+            format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
         let data = CString::new(data)?;
         let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
         if is_read_only {
@@ -93,8 +91,9 @@ pub(super) fn mount(
 /// Returns a reason for the user.
 pub(super) fn unmount(path: &Path) -> Result<(), String> {
     rustix::mount::unmount(path, UnmountFlags::empty()).map_err(|error| match error {
-        Errno::BUSY => "programs of the guest have files open or their working directory in it"
-            .to_owned(),
+        Errno::BUSY => {
+            "programs of the guest have files open or their working directory in it".to_owned()
+        }
         error => error.to_string(),
     })
 }

@@ -24,6 +24,9 @@ use crate::watch::watch as watch_file;
 /// they fail at once.
 const GRACE: Duration = Duration::from_secs(4);
 
+/// What the device is watched for: requests, and its end, which is an error.
+const EVENTS: Interest = Interest::READABLE.add(Interest::ERROR);
+
 /// Holder of a mount's device.
 pub(super) struct Keeper {
     device: AsyncFd<OwnedFd>,
@@ -62,7 +65,7 @@ impl Keeper {
         device: OwnedFd,
         path: PathBuf,
     ) -> Result<(Self, mpsc::UnboundedSender<Session>), String> {
-        let device = watch_file(device, Interest::READABLE).map_err(|error| error.to_string())?;
+        let device = watch_file(device, EVENTS).map_err(|error| error.to_string())?;
         let (sender, sessions) = mpsc::unbounded_channel();
         Ok((Self { device, path, sessions, state: Mutex::default() }, sender))
     }
@@ -202,7 +205,7 @@ impl Keeper {
 /// The directory is unmounted.
 async fn read(device: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
-        let mut ready = device.readable().await?;
+        let mut ready = device.ready(EVENTS).await?;
         match rustix::io::read(device.get_ref(), &mut *buffer) {
             Ok(length) => return Ok(length),
             Err(Errno::AGAIN) => ready.clear_ready(),

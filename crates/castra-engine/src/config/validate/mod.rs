@@ -5,6 +5,7 @@ mod base;
 mod cloud_init;
 mod digest;
 mod image;
+mod mount;
 pub(super) mod name;
 pub(super) mod path;
 mod pipeline;

@@ -17,7 +17,7 @@ use super::base::{self, Base};
 use super::image::{Images, read_option};
 use super::port::{self, SpannedForward};
 use super::size::{self, MIB, format_size};
-use super::{Scope, cloud_init, name, path};
+use super::{Scope, cloud_init, mount, name, path};
 use crate::layout::ProjectLayout;
 use crate::managed::ArtifactSource;
 use crate::qemu::CpuModel;
@@ -34,6 +34,7 @@ const BOOT_PROFILES: [(&str, BootProfile); 2] =
     [("managed", BootProfile::Managed), ("native", BootProfile::Native)];
 const FIRMWARE: Key = key("firmware", "\"uefi\"");
 const FIRMWARES: [(&str, Firmware); 2] = [("bios", Firmware::Bios), ("uefi", Firmware::Uefi)];
+const MOUNTS: Key = key("mounts", "[{ host = \".\", guest = \"/src\" }]");
 const PORT_FORWARDS: Key = key("port_forwards", "[{ host = 8080, guest = 80 }]");
 
 /// Maximum number of virtual CPUs: QEMU 7.2 refuses 256 of them under TCG, because it has no X2APIC
@@ -185,6 +186,8 @@ pub(super) fn read_vm(
         .iter()
         .filter_map(|value| port::read_forward(value, PORT_FORWARDS, &title, problems))
         .collect();
+    let mounts = fields.array(MOUNTS, problems).unwrap_or_default();
+    let mounts = mount::read(mounts, MOUNTS, &title, scope, problems);
     let span = fields.span();
     fields.warn_unknown(problems);
 
@@ -205,6 +208,7 @@ pub(super) fn read_vm(
         firmware,
         cloud_init,
         port_forwards,
+        mounts,
     };
     Some(VmDraft { vm, span, name_span, base_span, overlay_span, forwards })
 }

@@ -138,7 +138,10 @@ impl Drop for Direct {
 }
 
 /// Sends hellos until the guest answers one.
-async fn exchange(
+///
+/// # Errors
+/// The port fails, or QEMU has ended.
+pub(in crate::guest) async fn exchange(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     hello: &Hello,
     decoder: &mut Decoder,

@@ -15,6 +15,7 @@ mod access;
 mod clone;
 mod disk;
 mod io;
+mod mount;
 mod port;
 mod start;
 mod state;
@@ -38,6 +39,7 @@ pub use access::{AccessError, Attempt};
 pub use clone::CloneError;
 pub use disk::VmDiskError;
 pub use io::{FileAction, VmIoError};
+pub use mount::MountError;
 pub use port::PortError;
 pub use start::{NoLogin, Predecessor, StartError};
 pub use state::StateError;
@@ -60,6 +62,9 @@ pub enum VmError {
     /// A declared port of the host is not free.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// A directory of the host is not mounted.
+    #[error(transparent)]
+    Mount(#[from] MountError),
     /// The guest cannot be reached.
     #[error(transparent)]
     Access(#[from] AccessError),
@@ -148,6 +153,7 @@ impl VmError {
             Self::State(error) => error,
             Self::Start(error) => error,
             Self::Port(error) => error,
+            Self::Mount(error) => error,
             Self::Access(error) => error,
             Self::Suspend(error) => error,
             Self::Clone(error) => error,

@@ -11,13 +11,14 @@ use std::thread::{self, ScopedJoinHandle};
 
 use super::agent::{self, AgentFault};
 use crate::config::PortForward;
-use crate::guest::{CloudInitState, NetworkFault, NetworkReport};
+use crate::guest::{CloudInitState, Mount, MountState, NetworkFault, NetworkReport};
 use crate::host::{millis, unix_time_ms};
 use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
 use crate::vm::error::{VmError, VmIoError};
 use crate::vm::full_disk::FullDisk;
 use crate::vm::monitor::is_paused;
+use crate::vm::mounts;
 use crate::vm::parallel::PerVm;
 use crate::vm::record::{
     BootRecord, Crash, KernelRecord, MissingModules, NativeRecord, Record, VmState, copy_of, crash,
@@ -69,6 +70,10 @@ pub struct VmStatus {
     pub kernel: Option<KernelRecord>,
     /// Declared forwards, if it runs.
     pub port_forwards: Vec<PortForward>,
+    /// Mounts, if it runs or is suspended, with their states, if the process that serves them says.
+    pub mounts: Vec<(Mount, Option<MountState>)>,
+    /// Pid of the process that serves its mounts, if one does.
+    pub companion_pid: Option<i32>,
     /// Reason for its crash, if it crashed.
     pub crash: Option<Crash>,
     /// Project that this one is a copy of, if the VM ran there when it was copied and was not
@@ -214,6 +219,8 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
     let files = layout.vm(&record.name);
     let (state, qemu) = glance(record, &files);
     let boot = record.boot.as_ref().filter(|_| state.is_alive());
+    let kept = record.suspended.as_ref().map(|saved| &saved.boot);
+    let (mounts, companion_pid) = boot.or(kept).map(mounts::states).unwrap_or_default();
     VmStatus {
         name: record.name.clone(),
         state,
@@ -245,6 +252,8 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         }),
         kernel: boot.and_then(|boot| boot.kernel.clone()),
         port_forwards: boot.map(|boot| boot.port_forwards.clone()).unwrap_or_default(),
+        mounts,
+        companion_pid,
         crash: if state == VmState::Crashed { crash(record, &files) } else { None },
         copy_of: if state == VmState::Copied { copy_of(record, layout) } else { None },
         agent_fault: None,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{PortForward, VmDefinition};
-use crate::guest::StreamPorts;
+use crate::guest::{Mount, StreamPorts};
 use crate::host::boot_id;
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{
@@ -56,6 +56,9 @@ pub struct BootRecord {
     pub ssh_port: Option<u16>,
     /// Declared forwards.
     pub port_forwards: Vec<PortForward>,
+    /// Directories of the host that the guest sees.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
     /// Set if the agent relays TCP forwards; that of a machine which an earlier castra started does
     /// not.
     #[serde(default)]

@@ -4,6 +4,7 @@
 use std::path::{Component, Path};
 
 use crate::config::is_vm_name;
+use crate::guest::Mount;
 use crate::layout::{ProjectLayout, is_frozen_layer};
 
 use super::Record;
@@ -53,6 +54,9 @@ pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Re
             return Err(format!("`{digest}` is not the digest of a kernel"));
         }
     }
+    if let Some(mount) = boots().flat_map(|boot| &boot.mounts).find(|mount| !is_mount(mount)) {
+        return Err(format!("`{mount}` is no mount that castra made"));
+    }
     boots().try_for_each(check_sockets)
 }
 
@@ -86,6 +90,11 @@ fn check_sockets(boot: &BootRecord) -> Result<(), String> {
     } else {
         Err(format!("`{}` is not a directory for its sockets", path.display()))
     }
+}
+
+fn is_mount(mount: &Mount) -> bool {
+    mount.host.is_absolute()
+        && Mount::guest_path(&mount.guest).as_deref() == Ok(mount.guest.as_str())
 }
 
 fn is_file_name(path: &Path) -> bool {

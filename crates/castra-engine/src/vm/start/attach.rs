@@ -9,6 +9,7 @@ use crate::qemu::{MachineStatus, running_qemu};
 use crate::report::Event;
 use crate::vm::error::{AccessError, Attempt, StartError, StateError, VmError};
 use crate::vm::monitor::{continue_recorded, ensure_not_stopped};
+use crate::vm::mounts;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{BootRecord, MissingModules, Progress, Record, StartKind, VmState};
 use crate::vm::timeline::{self, Stopwatch, save_if_new};
@@ -76,6 +77,9 @@ pub(in crate::vm) fn attach(
     }
     if record != before {
         record.save(project.layout)?;
+    }
+    if options.wait != WaitFor::Nothing {
+        mounts::ensure(&record, project);
     }
     report_running(&record, None, project.context);
     Ok(UpOutcome { record, ran_already: true })

@@ -19,6 +19,7 @@ use crate::vm::disk::Image;
 use crate::vm::error::{StartError, StateError, VmError};
 use crate::vm::kernel::Boots;
 use crate::vm::monitor::clean_up;
+use crate::vm::mounts;
 use crate::vm::plan::VmPlan;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{BootRecord, KernelRecord, MissingModules, Progress, Record, StartKind};
@@ -236,6 +237,12 @@ fn try_once(
     request.stopwatch.begin_at(Phase::Qemu, started);
     let mut process = start_qemu(request, &mut record, &choice, &sockets, warm)?;
     begin_guest_phase(request, &process, warm.is_some());
+    let is_awaited = request.options.wait != WaitFor::Nothing || warm.is_some();
+    let boot = record.boot.clone().filter(|boot| is_awaited && !boot.mounts.is_empty());
+    // It starts while the guest does.
+    let lifetime = request.options.lifetime;
+    let attachment =
+        boot.as_ref().map(|boot| mounts::attach(request.vm(), boot, request.project, lifetime));
     let awaited = match record.boot.as_ref().filter(|_| !request.has_agent()) {
         Some(boot) => await_system(request, &choice, boot, &mut process, started).map(|()| None),
         None => await_guest(request, &choice, &sockets, &keys, &mut process, started, warm),
@@ -268,7 +275,15 @@ fn try_once(
             return Err(error);
         }
     }
-    let is_awaited = request.options.wait != WaitFor::Nothing || warm.is_some();
+    for error in attachment.into_iter().flat_map(mounts::Attachment::finish) {
+        // A command that needs its mounts must not run without them.
+        if lifetime == Lifetime::ThisThreads {
+            process.kill();
+            record_failure(request, &mut record, &sockets);
+            return Err(error.into());
+        }
+        mounts::warn(&error, request.project.context);
+    }
     if !request.has_agent() || is_awaited {
         record.set_running();
     }

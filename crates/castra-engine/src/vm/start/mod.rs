@@ -23,6 +23,7 @@ use crate::qemu::{Network, QemuBinary};
 use super::disk::{check_recorded, confirm, ensure_base, ensure_vm_assets, look_at_own_disk};
 use super::error::{StartError, VmError};
 use super::kernel::{self, Boots, Choice};
+use super::mounts;
 use super::plan::{BasePlan, VmPlan};
 use super::project::ProjectRef;
 use super::record::Record;
@@ -59,6 +60,7 @@ pub(super) fn bring_up(
     named_accelerator(project.context)?;
     // A start that fails after its disk is made costs the VM its warm template.
     ports::check(vm, &plan.definition.port_forwards, project.layout)?;
+    let mounts = &mounts::of_start(&plan.definition, project, options.lifetime)?;
     if let Some(record) = &recorded {
         check_recorded(plan, record, project.layout)?;
     }
@@ -101,7 +103,8 @@ pub(super) fn bring_up(
         None => kernel::of_disk(definition, image, &record, project)?,
     };
     check_services(vm, &boots, options)?;
-    let request = BootRequest { plan, image, boots: &boots, binary, project, options, stopwatch };
+    let request =
+        BootRequest { plan, image, boots: &boots, binary, project, options, mounts, stopwatch };
     let warm = warm.as_ref().filter(|_| artifacts.is_new);
     start(&request, record, choice, warm, previous.as_ref())
 }

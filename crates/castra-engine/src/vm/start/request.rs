@@ -1,5 +1,6 @@
 //! Request of a start: the plan, the files found for it, and the record of the boot.
 
+use crate::guest::Mount;
 use crate::host::{boot_id, unix_time_ms};
 use crate::layout::{SocketsLayout, VmLayout};
 use crate::qemu::{Accelerator, AcceleratorChoice, MachineSpec, QemuBinary};
@@ -22,6 +23,8 @@ pub(in crate::vm) struct BootRequest<'a> {
     pub(in crate::vm) binary: &'a QemuBinary,
     pub(in crate::vm) project: ProjectRef<'a>,
     pub(in crate::vm) options: UpOptions,
+    /// Directories of the host that the guest will see.
+    pub(in crate::vm) mounts: &'a [Mount],
     pub(in crate::vm) stopwatch: &'a Stopwatch,
 }
 
@@ -71,6 +74,7 @@ pub(in crate::vm) fn boot_record(
         memory_mib: spec.memory_mib,
         ssh_port,
         port_forwards: request.plan.definition.port_forwards.clone(),
+        mounts: request.mounts.to_vec(),
         relayed: ssh_port.is_some() && request.has_agent(),
         sockets: sockets.directory().to_owned(),
         home: Home::of(request.project.layout.state_root()),

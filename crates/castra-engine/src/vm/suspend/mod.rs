@@ -40,6 +40,7 @@ use super::monitor::{
     clean_up_run, connect, continue_recorded, disk_full, ensure_not_stopped, to_leave_in_order,
     unanswered,
 };
+use super::mounts;
 use super::parallel::{PerVm, side_by_side};
 use super::project::ProjectRef;
 use super::record::{
@@ -141,6 +142,8 @@ fn suspend_running(mut record: Record, project: ProjectRef<'_>) -> Result<(), Vm
         );
         project.report(&Event::Warning { message });
     }
+    // Until QEMU has ended or, after a failure, the guest continues.
+    let drained = mounts::drain(&boot);
     record.progress = Progress::Suspending;
     record.save(project.layout)?;
     let mut saved = match save(&record, &boot, project).and_then(|saved| {
@@ -159,6 +162,7 @@ fn suspend_running(mut record: Record, project: ProjectRef<'_>) -> Result<(), Vm
     };
     failpoint::reach(Point::SuspendRecorded);
     end_qemu(&vm, &boot, project)?;
+    drop(drained);
     // QEMU has released the disk when memory is saved. Should one write all the same when it ends,
     // that counts.
     let disk = disk_stamp(&record, project.layout)?;

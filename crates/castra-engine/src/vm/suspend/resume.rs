@@ -57,7 +57,8 @@ pub(in crate::vm) fn resume(
     let image = base.image.as_ref();
     let options = UpOptions { wait: WaitFor::Ready, ..options };
     let boots = &kernel::of_saved(&plan.definition, image, &record, &saved.boot, project)?;
-    let request = BootRequest { plan, image, boots, binary, project, options, stopwatch };
+    let mounts = &saved.boot.mounts;
+    let request = BootRequest { plan, image, boots, binary, project, options, mounts, stopwatch };
     project.report(&Event::VmResuming { vm: vm.clone() });
     warn_of_changes(&saved, plan, image, project.context);
     // For a later reboot of the guest: QEMU reads it once, when it starts.

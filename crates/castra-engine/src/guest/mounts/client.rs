@@ -1,0 +1,118 @@
+//! Castra's end of a companion's socket.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+use super::{Answer, Mount, MountState, Order};
+use crate::layout::SocketsLayout;
+use crate::wait::connect_at_once;
+
+/// Time for an answer. A mount waits for the guest's kernel, which may load a module.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Time for the requests that are being answered, when the machine is to be saved.
+const DRAIN_LIMIT: Duration = Duration::from_secs(4);
+
+/// Longest answer, in bytes.
+const MAX_ANSWER_BYTES: u64 = 1 << 20;
+
+/// A connection to the companion of a running VM.
+#[derive(Debug)]
+pub struct Companion {
+    socket: UnixStream,
+}
+
+impl Companion {
+    /// Connects to a VM's companion.
+    ///
+    /// # Errors
+    /// Fails if there is none.
+    pub fn connect(sockets: &SocketsLayout) -> io::Result<Self> {
+        if !sockets.is_own() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Self { socket: connect_at_once(&sockets.companion())? })
+    }
+
+    /// Returns the process's number, if the kernel says.
+    #[cfg(target_os = "linux")]
+    pub fn pid(&self) -> Option<Pid> {
+        rustix::net::sockopt::socket_peercred(&self.socket).ok().map(|peer| peer.pid)
+    }
+
+    /// A stand-in: elsewhere the kernel does not say.
+    #[cfg(not(target_os = "linux"))]
+    pub fn pid(&self) -> Option<Pid> {
+        None
+    }
+
+    /// Mounts a directory, and waits until it is mounted or cannot be.
+    ///
+    /// # Errors
+    /// Fails if the companion does not answer; the inner error is the reason why the directory
+    /// cannot be mounted.
+    pub fn mount(&mut self, mount: &Mount) -> io::Result<Result<(), String>> {
+        self.order(&Order::Mount(mount.clone()), ANSWER_LIMIT).and_then(of_answer)
+    }
+
+    /// Unmounts a directory.
+    ///
+    /// # Errors
+    /// Fails as [`Self::mount`] does.
+    pub fn unmount(&mut self, guest: &str) -> io::Result<Result<(), String>> {
+        self.order(&Order::Unmount { guest: guest.to_owned() }, ANSWER_LIMIT).and_then(of_answer)
+    }
+
+    /// Has the guest's requests wait until this connection is dropped. Returns once none is being
+    /// answered.
+    ///
+    /// # Errors
+    /// Fails as [`Self::mount`] does.
+    pub fn drain(&mut self) -> io::Result<Result<(), String>> {
+        self.order(&Order::Drain, DRAIN_LIMIT).and_then(of_answer)
+    }
+
+    /// Returns the mounts and their states.
+    ///
+    /// # Errors
+    /// The companion does not answer within this time.
+    pub fn list(&mut self, limit: Duration) -> io::Result<Vec<(Mount, MountState)>> {
+        match self.order(&Order::List, limit)? {
+            Answer::Mounts(mounts) => Ok(mounts),
+            Answer::Done | Answer::Failed(_) => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Ends the process, which does not answer. Requests that it has not answered fail.
+    pub fn kill(&self) {
+        if let Some(pid) = self.pid() {
+            // It may have ended.
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+    }
+
+    fn order(&mut self, order: &Order, limit: Duration) -> io::Result<Answer> {
+        self.socket.set_write_timeout(Some(limit))?;
+        self.socket.set_read_timeout(Some(limit))?;
+        let mut line = serde_json::to_vec(order).map_err(io::Error::other)?;
+        line.push(b'\n');
+        self.socket.write_all(&line)?;
+        let mut answer = String::new();
+        BufReader::new((&self.socket).take(MAX_ANSWER_BYTES)).read_line(&mut answer)?;
+        if answer.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        serde_json::from_str(&answer).map_err(io::Error::other)
+    }
+}
+
+fn of_answer(answer: Answer) -> io::Result<Result<(), String>> {
+    match answer {
+        Answer::Done => Ok(Ok(())),
+        Answer::Failed(reason) => Ok(Err(reason)),
+        Answer::Mounts(_) => Err(io::ErrorKind::InvalidData.into()),
+    }
+}

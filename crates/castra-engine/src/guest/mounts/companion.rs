@@ -1,0 +1,199 @@
+//! The companion's process: one session with the guest's agent, and orders of castra's.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use castra_flow::link::{End, Link, Side};
+use castra_wire::Session;
+use castra_wire::stream::{Decoder, Expected, Hello};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Mutex, watch};
+use tokio::time::sleep;
+
+use super::served::Served;
+use super::{Answer, MAX_MOUNTS, Order, confine};
+use crate::guest::ssh::exchange;
+use crate::guest::stream_port::{StreamPort, StreamPorts, try_lock};
+use crate::host::random_bytes;
+
+/// Time for a stream port to become free.
+const PORT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Interval of attempts to take a port.
+const PORT_POLL: Duration = Duration::from_millis(20);
+
+/// Pause before the next session with an agent that has ended one.
+const SESSION_PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest order, in bytes.
+const MAX_ORDER_BYTES: u64 = 64 * 1024;
+
+/// State that the tasks of a companion share.
+struct Shared {
+    mounts: Mutex<BTreeMap<String, Served>>,
+    /// Session with the guest's agent, while there is one.
+    link: watch::Sender<Option<Link>>,
+}
+
+/// Serves the mounts of a VM until its QEMU ends. Returns at once if another process does.
+///
+/// # Errors
+/// Fails if all stream ports stay in use, or the companion's socket cannot be made.
+pub fn serve_mounts(ports: &StreamPorts) -> io::Result<()> {
+    let Some(_lock) = try_lock(&ports.sockets.companion_lock())? else { return Ok(()) };
+    confine::limit_process();
+    let port = acquire(ports)?;
+    let socket = ports.sockets.companion();
+    match fs::remove_file(&socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = StdUnixListener::bind(&socket)?;
+    listener.set_nonblocking(true)?;
+    let connection = port.connection()?;
+    connection.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shared = Arc::new(Shared { mounts: Mutex::default(), link: watch::Sender::new(None) });
+        tokio::spawn(accept(UnixListener::from_std(listener)?, Arc::clone(&shared)));
+        converse(UnixStream::from_std(connection)?, &shared).await
+    })
+}
+
+fn acquire(ports: &StreamPorts) -> io::Result<StreamPort> {
+    let end = Instant::now() + PORT_LIMIT;
+    loop {
+        match StreamPort::acquire(ports)? {
+            Some(port) => return Ok(port),
+            None if Instant::now() < end => thread::sleep(PORT_POLL),
+            None => return Err(io::ErrorKind::ResourceBusy.into()),
+        }
+    }
+}
+
+/// Keeps a session with the guest's agent until QEMU has ended.
+async fn converse(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
+    loop {
+        let hello = Hello::of(Session::new(u64::from_ne_bytes(random_bytes()?)));
+        let mut decoder = Decoder::new(Expected::Only(hello.session));
+        match exchange(&mut stream, &hello, &mut decoder).await {
+            Ok(_) => {}
+            // QEMU has ended.
+            Err(_) => return Ok(()),
+        }
+        let link = Link::new(Side::Host, &hello);
+        shared.link.send_replace(Some(link.clone()));
+        let (reader, writer) = stream.split();
+        let end = link.drive(&mut decoder, reader, writer, drop).await;
+        shared.link.send_replace(None);
+        match end {
+            End::HungUp | End::Failed(_) => return Ok(()),
+            // The guest has rebooted, or its agent was started again.
+            End::Lost | End::Replaced(_) => sleep(SESSION_PAUSE).await,
+        }
+    }
+}
+
+async fn accept(listener: UnixListener, shared: Arc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((connection, _)) => {
+                let shared = Arc::clone(&shared);
+                // One that fails has a client that is gone.
+                tokio::spawn(async move { obey(connection, &shared).await });
+            }
+            Err(_) => sleep(PORT_POLL).await,
+        }
+    }
+}
+
+/// Carries out the orders of one connection.
+async fn obey(connection: UnixStream, shared: &Shared) -> io::Result<()> {
+    let mut connection = BufReader::new(connection);
+    let mut is_drained = false;
+    let outcome = loop {
+        let mut line = String::new();
+        match (&mut connection).take(MAX_ORDER_BYTES).read_line(&mut line).await {
+            Ok(0) => break Ok(()),
+            Ok(_) => {}
+            Err(error) => break Err(error),
+        }
+        let answer = match serde_json::from_str(&line) {
+            Err(error) => Answer::Failed(error.to_string()),
+            Ok(Order::Drain) => {
+                is_drained = true;
+                drain(shared).await
+            }
+            Ok(order) => carry_out(order, shared).await,
+        };
+        let mut line = serde_json::to_vec(&answer).map_err(io::Error::other)?;
+        line.push(b'\n');
+        if let Err(error) = connection.write_all(&line).await {
+            break Err(error);
+        }
+    };
+    if is_drained {
+        for served in shared.mounts.lock().await.values() {
+            served.resume();
+        }
+    }
+    outcome
+}
+
+async fn carry_out(order: Order, shared: &Shared) -> Answer {
+    let mut mounts = shared.mounts.lock().await;
+    mounts.retain(|_, served| !served.is_gone());
+    match order {
+        Order::Mount(mount) => {
+            let is_same = |served: &&Served| *served.mount() == mount && !served.has_failed();
+            if mounts.get(&mount.guest).filter(is_same).is_none() {
+                if mounts.len() >= MAX_MOUNTS {
+                    return Answer::Failed(format!("a VM has at most {MAX_MOUNTS} mounts"));
+                }
+                let served = Served::start(mount.clone(), shared.link.subscribe());
+                mounts.insert(mount.guest.clone(), served);
+            }
+            let settled = mounts.get(&mount.guest).map(Served::settled);
+            // Other orders need not wait for the guest.
+            drop(mounts);
+            match settled {
+                Some(settled) => settled.await.map_or_else(Answer::Failed, |()| Answer::Done),
+                None => Answer::Failed("it is gone".into()),
+            }
+        }
+        Order::Unmount { guest } => {
+            let Some(served) = mounts.get(&guest) else {
+                return Answer::Failed("nothing is mounted there".into());
+            };
+            match served.unmount().await {
+                Ok(()) => {
+                    mounts.remove(&guest);
+                    Answer::Done
+                }
+                Err(reason) => Answer::Failed(reason),
+            }
+        }
+        Order::List => Answer::Mounts(
+            mounts.values().map(|served| (served.mount().clone(), served.state())).collect(),
+        ),
+        Order::Drain => drain_all(&mounts).await,
+    }
+}
+
+async fn drain(shared: &Shared) -> Answer {
+    drain_all(&*shared.mounts.lock().await).await
+}
+
+async fn drain_all(mounts: &BTreeMap<String, Served>) -> Answer {
+    let draining: Vec<_> = mounts.values().map(Served::drain).collect();
+    for drained in draining {
+        drained.await;
+    }
+    Answer::Done
+}

@@ -1,0 +1,208 @@
+//! Mounts: directories of this machine that a guest sees.
+//!
+//! Each running VM that has any has a *companion*: a process of castra's that answers the guest's
+//! FUSE requests over one stream port, for all of the VM's mounts. It ends with QEMU, whose end
+//! closes the port. Castra talks to it over a socket beside QEMU's:
+//!
+//! ```text
+//! guest's kernel ── /dev/fuse ── agent ── stream port ── companion ── the directory
+//!                                                            │
+//!                              castra up, mount, suspend ────┘ companion.sock
+//! ```
+
+mod client;
+mod companion;
+mod confine;
+mod place;
+mod pool;
+mod served;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use client::Companion;
+pub use companion::serve_mounts;
+
+/// Maximum number of mounts of a VM.
+pub const MAX_MOUNTS: usize = 32;
+
+/// Longest path of a mount in a guest, in bytes.
+const MAX_GUEST_PATH_BYTES: usize = 1024;
+
+/// Directories of a guest on which nothing is mounted: what is in them is the system's own.
+const SYSTEM_DIRECTORIES: [&str; 14] = [
+    "/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin",
+    "/sys", "/usr", "/var",
+];
+
+/// Directories of a guest below which nothing is mounted, either.
+const KERNEL_DIRECTORIES: [&str; 3] = ["/dev/", "/proc/", "/sys/"];
+
+/// A directory of this machine and its place in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Mount {
+    /// Absolute path of the directory, without links.
+    pub host: PathBuf,
+    /// Absolute path in the guest, as [`Mount::guest_path`] returns it.
+    pub guest: String,
+    /// The guest cannot write.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} → {}", self.host.display(), self.guest)?;
+        if self.read_only { f.write_str(" (read-only)") } else { Ok(()) }
+    }
+}
+
+/// Reason why a path is no place for a mount in a guest. Completes "cannot be mounted at".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GuestPathProblem {
+    /// The path does not begin with a slash.
+    #[error("it is not an absolute path")]
+    Relative,
+    /// The path leads up.
+    #[error("it contains `..`")]
+    Upwards,
+    /// The path is one of the system's own directories.
+    #[error("it is a directory of the guest's system")]
+    OfSystem,
+    /// The path has a control character or is too long.
+    #[error("it has a control character, or more than {MAX_GUEST_PATH_BYTES} bytes")]
+    Unprintable,
+}
+
+impl Mount {
+    /// Returns a guest's path without redundant parts, if a directory can be mounted there.
+    ///
+    /// # Errors
+    /// [`GuestPathProblem`].
+    pub fn guest_path(text: &str) -> Result<String, GuestPathProblem> {
+        if !text.starts_with('/') {
+            return Err(GuestPathProblem::Relative);
+        }
+        if text.contains(char::is_control) || text.len() > MAX_GUEST_PATH_BYTES {
+            return Err(GuestPathProblem::Unprintable);
+        }
+        let parts: Vec<&str> =
+            text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        if parts.contains(&"..") {
+            return Err(GuestPathProblem::Upwards);
+        }
+        let path = format!("/{}", parts.join("/"));
+        let is_system = SYSTEM_DIRECTORIES.contains(&path.as_str())
+            || KERNEL_DIRECTORIES.iter().any(|directory| path.starts_with(directory));
+        if is_system { Err(GuestPathProblem::OfSystem) } else { Ok(path) }
+    }
+
+    /// Returns `true` if two mounts are at the same place in a guest, or one inside the other.
+    pub fn is_entangled_with(&self, other: &Self) -> bool {
+        let is_in = |inner: &str, outer: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        is_in(&self.guest, &other.guest) || is_in(&other.guest, &self.guest)
+    }
+}
+
+/// State of a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", content = "reason", rename_all = "kebab-case")]
+pub enum MountState {
+    /// The guest has not mounted it yet.
+    Waiting,
+    /// The guest sees it.
+    Mounted,
+    /// It cannot be mounted, for this reason.
+    Failed(String),
+}
+
+/// Order of castra's to a companion.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "kebab-case")]
+enum Order {
+    /// Mounts a directory, and answers once it is mounted or cannot be. One that is mounted as it
+    /// shall be is left alone.
+    Mount(Mount),
+    /// Unmounts a directory.
+    Unmount { guest: String },
+    /// Has the guests' requests wait from now until the connection is closed.
+    Drain,
+    /// Asks for all mounts.
+    List,
+}
+
+/// Answer of a companion.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", content = "with", rename_all = "kebab-case")]
+enum Answer {
+    /// The order is carried out.
+    Done,
+    /// It is not, for this reason.
+    Failed(String),
+    /// The mounts and their states.
+    Mounts(Vec<(Mount, MountState)>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(guest: &str) -> Mount {
+        Mount { host: "/home".into(), guest: guest.into(), read_only: false }
+    }
+
+    #[test]
+    fn places_in_a_guest_are_absolute_and_not_the_systems() {
+        for (text, path) in [("/src", "/src"), ("//a/./b//", "/a/b"), ("/etc/app", "/etc/app")] {
+            assert_eq!(Mount::guest_path(text).as_deref(), Ok(path));
+        }
+        for (text, problem) in [
+            ("src", GuestPathProblem::Relative),
+            ("", GuestPathProblem::Relative),
+            ("/a/../b", GuestPathProblem::Upwards),
+            ("/", GuestPathProblem::OfSystem),
+            ("/usr/", GuestPathProblem::OfSystem),
+            ("/proc/1", GuestPathProblem::OfSystem),
+            ("/a\nb", GuestPathProblem::Unprintable),
+        ] {
+            assert_eq!(Mount::guest_path(text), Err(problem), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn mounts_inside_each_other_are_seen() {
+        assert!(mount("/a").is_entangled_with(&mount("/a/b")));
+        assert!(mount("/a/b").is_entangled_with(&mount("/a")));
+        assert!(mount("/a").is_entangled_with(&mount("/a")));
+        assert!(!mount("/a").is_entangled_with(&mount("/ab")));
+    }
+
+    #[test]
+    fn orders_survive_their_way() {
+        for order in [
+            Order::Mount(mount("/src")),
+            Order::Unmount { guest: "/src".into() },
+            Order::Drain,
+            Order::List,
+        ] {
+            let line = serde_json::to_string(&order).expect("encoded");
+            assert_eq!(serde_json::from_str::<Order>(&line).expect("decoded"), order, "{line}");
+        }
+        for answer in [
+            Answer::Done,
+            Answer::Failed("busy".into()),
+            Answer::Mounts(vec![
+                (mount("/src"), MountState::Mounted),
+                (mount("/b"), MountState::Failed("gone".into())),
+            ]),
+        ] {
+            let line = serde_json::to_string(&answer).expect("encoded");
+            assert_eq!(serde_json::from_str::<Answer>(&line).expect("decoded"), answer, "{line}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Threads that answer the requests of one mount.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+
+use bytes::Bytes;
+use castra_fuse::{Access, Directory, Owner, Server};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc as channel};
+
+use super::place::Place;
+use super::{Mount, confine};
+
+/// Number of threads: one that waits for a disk holds up no other request.
+const THREADS: usize = 4;
+
+/// Maximum number of requests that have been taken and are not answered. The guest's kernel sends
+/// about a dozen at a time, a hostile one any number.
+const MAX_REQUESTS: usize = 64;
+
+/// Owner of all files, as the guest sees them: its root. What its users may do is what the user of
+/// this machine may.
+const OWNER: Owner = Owner { uid: 0, gid: 0 };
+
+/// Size and field of a FUSE answer's header, for requests that cannot be answered otherwise.
+const HEADER_BYTES: u32 = 16;
+const UNIQUE: std::ops::Range<usize> = 8..16;
+
+/// Answers the requests of one mount on threads of their own. They end once this is dropped.
+pub(super) struct Pool {
+    jobs: mpsc::Sender<Job>,
+    room: Arc<Semaphore>,
+}
+
+/// A request.
+struct Job {
+    request: Bytes,
+    answers: channel::UnboundedSender<Reply>,
+    permit: OwnedSemaphorePermit,
+}
+
+/// An answer. It counts until it is dropped.
+pub(super) struct Reply {
+    pub(super) bytes: Vec<u8>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Pool {
+    /// Opens a mount's directory, and starts the threads.
+    ///
+    /// # Errors
+    /// Fails if the directory cannot be opened, or a thread cannot be started.
+    pub(super) fn start(mount: &Mount) -> io::Result<Self> {
+        let access = if mount.read_only { Access::ReadOnly } else { Access::ReadWrite };
+        let place = Place::open(&mount.host)?;
+        let server = Arc::new(Server::new(Directory::open(&place.path(), access, OWNER)?));
+        let place = Arc::new(place);
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..THREADS {
+            let (server, queue, place) =
+                (Arc::clone(&server), Arc::clone(&queue), Arc::clone(&place));
+            let is_read_only = mount.read_only;
+            thread::Builder::new().name("castra-mount".to_owned()).spawn(move || {
+                confine::limit_thread(&place.path(), is_read_only);
+                drop(place);
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(Job { request, answers, permit }) = next else { return };
+                    let answered = catch_unwind(AssertUnwindSafe(|| server.answer(&request)));
+                    if let Some(bytes) = answered.unwrap_or_else(|_| failure(&request)) {
+                        // Fails if the guest's agent is gone.
+                        let _ = answers.send(Reply { bytes, _permit: permit });
+                    }
+                }
+            })?;
+        }
+        Ok(Self { jobs, room: Arc::new(Semaphore::new(MAX_REQUESTS)) })
+    }
+
+    /// Has a request answered. Waits while too many are.
+    pub(super) async fn answer(&self, request: Bytes, answers: &channel::UnboundedSender<Reply>) {
+        // Fails only if the semaphore is closed, which it never is.
+        let Ok(permit) = Arc::clone(&self.room).acquire_owned().await else { return };
+        // The threads end after this.
+        let _ = self.jobs.send(Job { request, answers: answers.clone(), permit });
+    }
+}
+
+/// Returns the answer that a request failed.
+fn failure(request: &[u8]) -> Option<Vec<u8>> {
+    let error = -rustix::io::Errno::IO.raw_os_error();
+    let unique = request.get(UNIQUE)?;
+    Some([&HEADER_BYTES.to_le_bytes()[..], &error.to_le_bytes(), unique].concat())
+}

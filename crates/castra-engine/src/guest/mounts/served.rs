@@ -1,0 +1,276 @@
+//! One mount of a companion.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use castra_flow::link::Link;
+use castra_flow::{Incoming, Message, Outgoing};
+use castra_wire::stream::{Refusal, Target};
+use castra_wire::{MountDecoder, MountMessage};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::pool::{Pool, Reply};
+use super::{Mount, MountState};
+use crate::sanitize::sanitize_text;
+
+/// A mount that is served.
+pub(super) struct Served {
+    mount: Mount,
+    state: watch::Receiver<State>,
+    wishes: mpsc::UnboundedSender<Wish>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum State {
+    Known(MountState),
+    /// The guest has unmounted it.
+    Gone,
+}
+
+/// Wish of castra's about a mount.
+enum Wish {
+    Drain(oneshot::Sender<()>),
+    Continue,
+    Unmount(oneshot::Sender<Result<(), String>>),
+}
+
+/// End of a session with the agent.
+enum End {
+    /// The agent or its guest is gone.
+    Lost,
+    /// The directory is not mounted, for this reason.
+    Failed(String),
+    /// The directory is unmounted.
+    Unmounted,
+}
+
+impl Served {
+    /// Begins to serve a directory in each session of the link.
+    pub(super) fn start(mount: Mount, link: watch::Receiver<Option<Link>>) -> Self {
+        let (state, states) = watch::channel(State::Known(MountState::Waiting));
+        let (wishes, wished) = mpsc::unbounded_channel();
+        let task = tokio::spawn(serve(mount.clone(), link, wished, state));
+        Self { mount, state: states, wishes, task }
+    }
+
+    pub(super) fn mount(&self) -> &Mount {
+        &self.mount
+    }
+
+    pub(super) fn state(&self) -> MountState {
+        match &*self.state.borrow() {
+            State::Known(state) => state.clone(),
+            State::Gone => MountState::Failed("the guest has unmounted it".into()),
+        }
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.state(), MountState::Failed(_))
+    }
+
+    /// Returns `true` once the guest has unmounted it.
+    pub(super) fn is_gone(&self) -> bool {
+        *self.state.borrow() == State::Gone
+    }
+
+    /// Waits until it is mounted or cannot be.
+    pub(super) fn settled(&self) -> impl Future<Output = Result<(), String>> + Send + use<> {
+        let mut state = self.state.clone();
+        async move {
+            let is_settled = |state: &State| *state != State::Known(MountState::Waiting);
+            let settled = state.wait_for(is_settled).await.map(|state| state.clone());
+            match settled {
+                Ok(State::Known(MountState::Mounted)) => Ok(()),
+                Ok(State::Known(MountState::Failed(reason))) => Err(reason),
+                Ok(State::Gone | State::Known(MountState::Waiting)) | Err(_) => {
+                    Err("the guest has unmounted it".into())
+                }
+            }
+        }
+    }
+
+    /// Has the guest's requests wait, and waits for those that are being answered.
+    pub(super) fn drain(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (sender, receiver) = oneshot::channel();
+        // If there is no session, there is nothing to wait for.
+        let _ = self.wishes.send(Wish::Drain(sender));
+        async move { drop(receiver.await) }
+    }
+
+    /// Takes requests again.
+    pub(super) fn resume(&self) {
+        let _ = self.wishes.send(Wish::Continue);
+    }
+
+    /// Unmounts the directory.
+    pub(super) async fn unmount(&self) -> Result<(), String> {
+        if self.has_failed() {
+            return Ok(());
+        }
+        let (sender, receiver) = oneshot::channel();
+        let _ = self.wishes.send(Wish::Unmount(sender));
+        receiver.await.unwrap_or_else(|_| Err("the guest's agent does not answer".into()))
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Serves a directory until the guest unmounts it.
+async fn serve(
+    mount: Mount,
+    mut link: watch::Receiver<Option<Link>>,
+    mut wishes: mpsc::UnboundedReceiver<Wish>,
+    state: watch::Sender<State>,
+) {
+    let pool = match Pool::start(&mount) {
+        Ok(pool) => Arc::new(pool),
+        Err(error) => {
+            let reason = format!("{}: {error}", mount.host.display());
+            state.send_replace(State::Known(MountState::Failed(reason)));
+            return;
+        }
+    };
+    loop {
+        let Some(session) = next_link(&mut link, &mut wishes).await else { return };
+        match converse(&mount, &session, &pool, &mut wishes, &state).await {
+            End::Lost => drop(state.send_replace(State::Known(MountState::Waiting))),
+            End::Failed(reason) => {
+                state.send_replace(State::Known(MountState::Failed(sanitize_text(&reason))));
+                return;
+            }
+            End::Unmounted => return drop(state.send_replace(State::Gone)),
+        }
+        // The next session is another one.
+        while link.borrow().is_some() {
+            if link.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits for a session with the agent. Meanwhile there is nothing to drain or to unmount.
+async fn next_link(
+    link: &mut watch::Receiver<Option<Link>>,
+    wishes: &mut mpsc::UnboundedReceiver<Wish>,
+) -> Option<Link> {
+    loop {
+        tokio::select! {
+            found = link.wait_for(Option::is_some) => return found.ok()?.clone(),
+            wish = wishes.recv() => match wish? {
+                Wish::Drain(drained) => drop(drained.send(())),
+                Wish::Continue => {}
+                Wish::Unmount(done) => {
+                    let _ = done.send(Err("the guest's agent does not answer".into()));
+                }
+            },
+        }
+    }
+}
+
+/// Answers the requests of one session.
+async fn converse(
+    mount: &Mount,
+    link: &Link,
+    pool: &Pool,
+    wishes: &mut mpsc::UnboundedReceiver<Wish>,
+    state: &watch::Sender<State>,
+) -> End {
+    let (path, is_read_only) = (mount.guest.clone().into(), mount.read_only);
+    let Ok(request) = (Target::Mount { path, is_read_only }).encode() else {
+        return End::Failed("its path in the guest is too long".into());
+    };
+    let Ok((incoming, outgoing)) = link.open(request) else { return End::Lost };
+    let (mut incoming, outgoing) = (Incoming::from(incoming), Outgoing::from(outgoing));
+    match incoming.next().await {
+        Some(Message::Opened) => {}
+        Some(Message::Refused(Refusal::Malformed)) => {
+            let reason = "the VM was started by an earlier castra, whose agent has no mounts";
+            return End::Failed(reason.into());
+        }
+        Some(Message::Refused(_)) => return End::Failed("the guest's agent refuses".into()),
+        _ => return End::Lost,
+    }
+    let (answers, mut answered) = mpsc::unbounded_channel::<Reply>();
+    let mut draining: Vec<oneshot::Sender<()>> = Vec::new();
+    let mut unmounting: Vec<oneshot::Sender<Result<(), String>>> = Vec::new();
+    let (orders, mut ordered) = mpsc::unbounded_channel::<MountMessage>();
+    // One writer, since messages must not be interleaved.
+    let send = async {
+        loop {
+            let (message, _reply) = tokio::select! {
+                Some(order) = ordered.recv() => (order, None),
+                Some(mut reply) = answered.recv() => {
+                    let bytes = Bytes::from(std::mem::take(&mut reply.bytes));
+                    (MountMessage::Reply(bytes), Some(reply))
+                }
+                else => return End::Lost,
+            };
+            if outgoing.send(message.encode()).await.is_err() {
+                return End::Lost;
+            }
+        }
+    };
+    let receive = async {
+        let mut decoder = MountDecoder::default();
+        loop {
+            let received = tokio::select! {
+                received = incoming.next() => received,
+                Some(wish) = wishes.recv() => {
+                    let _ = orders.send(match wish {
+                        Wish::Drain(drained) => {
+                            draining.push(drained);
+                            MountMessage::Drain
+                        }
+                        Wish::Continue => MountMessage::Continue,
+                        Wish::Unmount(done) => {
+                            unmounting.push(done);
+                            MountMessage::Unmount
+                        }
+                    });
+                    continue;
+                }
+            };
+            let Some(Message::Data(data)) = received else { return End::Lost };
+            decoder.push(&data);
+            drop(data);
+            loop {
+                match decoder.next_message() {
+                    Ok(None) => break,
+                    Ok(Some(MountMessage::Request(request))) => {
+                        pool.answer(request, &answers).await;
+                    }
+                    Ok(Some(MountMessage::Mounted)) => {
+                        state.send_replace(State::Known(MountState::Mounted));
+                    }
+                    Ok(Some(MountMessage::Drained)) => {
+                        draining.drain(..).for_each(|drained| drop(drained.send(())));
+                    }
+                    Ok(Some(MountMessage::Unmounted)) => {
+                        unmounting.drain(..).for_each(|done| drop(done.send(Ok(()))));
+                        return End::Unmounted;
+                    }
+                    Ok(Some(MountMessage::Failed(reason))) if unmounting.is_empty() => {
+                        return End::Failed(reason);
+                    }
+                    Ok(Some(MountMessage::Failed(reason))) => {
+                        let reason = sanitize_text(&reason);
+                        unmounting.drain(..).for_each(|done| drop(done.send(Err(reason.clone()))));
+                    }
+                    Ok(Some(_)) | Err(_) => return End::Lost,
+                }
+            }
+        }
+    };
+    tokio::select! {
+        end = send => end,
+        end = receive => end,
+    }
+}

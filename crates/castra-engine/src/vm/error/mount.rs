@@ -1,0 +1,149 @@
+//! Errors of mounts: directories of the host that a VM sees.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::{Explain, Kind, kind_of_io};
+use crate::guest::{GuestPathProblem, MAX_MOUNTS, Mount};
+
+/// Reason why a VM does not see a directory of the host.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The directory does not exist or cannot be read.
+    #[error("cannot mount {} in VM `{vm}`", host.display())]
+    Directory {
+        /// The VM.
+        vm: String,
+        /// The directory.
+        host: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The path names no directory that castra mounts.
+    #[error("cannot mount {} in VM `{vm}`: {reason}", host.display())]
+    Unsuitable {
+        /// The VM.
+        vm: String,
+        /// The directory.
+        host: PathBuf,
+        /// The reason.
+        reason: &'static str,
+    },
+    /// The user has not agreed that the VM sees the directory.
+    #[error("castra.toml lets VM `{vm}` {} {}", wish(mount), mount.host.display())]
+    NotGranted {
+        /// The VM.
+        vm: String,
+        /// The mount.
+        mount: Mount,
+    },
+    /// The consent cannot be written down.
+    #[error("cannot write {}", path.display())]
+    Grant {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The directory cannot be at this place in the guest.
+    #[error("cannot mount at `{guest}` in VM `{vm}`: {problem}")]
+    GuestPath {
+        /// The VM.
+        vm: String,
+        /// The path.
+        guest: String,
+        /// The reason.
+        problem: GuestPathProblem,
+    },
+    /// Another mount is at the same place, or one is inside the other.
+    #[error("VM `{vm}` cannot have mounts at both `{first}` and `{second}`")]
+    Entangled {
+        /// The VM.
+        vm: String,
+        /// Path of the first one in the guest.
+        first: String,
+        /// Path of the second one.
+        second: String,
+    },
+    /// There are too many.
+    #[error("VM `{vm}` cannot have more than {MAX_MOUNTS} mounts")]
+    TooMany {
+        /// The VM.
+        vm: String,
+    },
+    /// The VM has no agent, or one of an earlier castra.
+    #[error("VM `{vm}` cannot have mounts: {reason}")]
+    Unsupported {
+        /// The VM.
+        vm: String,
+        /// The reason.
+        reason: &'static str,
+    },
+    /// Nothing is mounted at this place.
+    #[error("VM `{vm}` has no mount at `{guest}`")]
+    Unknown {
+        /// The VM.
+        vm: String,
+        /// The path.
+        guest: String,
+    },
+    /// The guest or the companion refuses.
+    #[error("VM `{vm}` has not {action} {guest}: {reason}")]
+    Refused {
+        /// The VM.
+        vm: String,
+        /// What was to be done, as a participle.
+        action: &'static str,
+        /// Path in the guest.
+        guest: String,
+        /// The reason.
+        reason: String,
+    },
+    /// The process that serves the mounts cannot be started or does not answer.
+    #[error("the process that serves the mounts of VM `{vm}` {what}")]
+    Companion {
+        /// The VM.
+        vm: String,
+        /// What it does not do.
+        what: &'static str,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+fn wish(mount: &Mount) -> &'static str {
+    if mount.read_only { "read" } else { "read and write" }
+}
+
+impl Explain for MountError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Directory { source, .. } | Self::Grant { source, .. } => kind_of_io(source),
+            Self::Unsuitable { .. }
+            | Self::GuestPath { .. }
+            | Self::Entangled { .. }
+            | Self::TooMany { .. }
+            | Self::Unknown { .. } => Kind::Usage,
+            Self::NotGranted { .. } => Kind::Permission,
+            Self::Unsupported { .. } | Self::Refused { .. } | Self::Companion { .. } => {
+                Kind::Unavailable
+            }
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Directory { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("Create it, or remove the mount.".to_owned())
+            }
+            Self::NotGranted { vm, .. } => Some(format!(
+                "Programs in the VM can do that, too. If you want it, run `castra up {vm} \
+                --allow-mounts` once."
+            )),
+            Self::Unsupported { vm, .. } => {
+                Some(format!("A VM with Castra's agent has them after `castra restart {vm}`."))
+            }
+            _ => None,
+        }
+    }
+}

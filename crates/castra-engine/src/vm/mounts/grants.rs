@@ -1,0 +1,131 @@
+//! The user's consent that VMs see directories of the host.
+//!
+//! A `castra.toml` may come from a stranger. A VM that can write to a project can leave programs
+//! there that run on the host, such as git's hooks, and one that can read other directories can
+//! send them away. So only directories of the project that a VM can read and not write need no
+//! consent. Consents are kept outside of all projects, where no archive or repository puts files.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::context::RuntimeContext;
+use crate::files::create_private_directory;
+use crate::guest::Mount;
+use crate::trusted;
+
+/// Longest file of consents, in bytes.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// A consent. The file has one per line, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Grant {
+    /// Directory of the project.
+    project: Box<Path>,
+    /// Directory that its VMs may see.
+    host: Box<Path>,
+    /// They may write there.
+    writable: bool,
+}
+
+/// Returns `true` if VMs of the project may have this mount, whose directory has no links.
+pub(super) fn is_granted(mount: &Mount, project: &Path, context: &RuntimeContext) -> bool {
+    if mount.read_only && is_own_part(&mount.host, project, context) {
+        return true;
+    }
+    let Some(path) = context.user_state.as_ref().map(|state| state.mounts()) else { return false };
+    let bytes = trusted::read(&path, MAX_BYTES).unwrap_or_default();
+    let grants = bytes.split(|byte| *byte == b'\n');
+    grants.filter_map(|line| serde_json::from_slice::<Grant>(line).ok()).any(|grant| {
+        *grant.project == *project
+            && *grant.host == *mount.host
+            && (grant.writable || mount.read_only)
+    })
+}
+
+/// Writes down that VMs of the project may have this mount.
+///
+/// # Errors
+/// The file cannot be written.
+pub(super) fn grant(mount: &Mount, project: &Path, context: &RuntimeContext) -> io::Result<()> {
+    let Some(path) = context.user_state.as_ref().map(|state| state.mounts()) else {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "HOME is not set"));
+    };
+    if is_granted(mount, project, context) {
+        return Ok(());
+    }
+    if let Some(directory) = path.parent() {
+        create_private_directory(directory)?;
+        trusted::directory(directory)?;
+    }
+    let grant = Grant {
+        project: project.into(),
+        host: mount.host.as_path().into(),
+        writable: !mount.read_only,
+    };
+    let mut line = serde_json::to_vec(&grant).map_err(io::Error::other)?;
+    line.push(b'\n');
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600);
+    trusted::open_with(&mut options, &path)?.write_all(&line)
+}
+
+/// Returns `true` for a part of the project, unless that is the home directory or contains it: then
+/// everything would be a part of it.
+fn is_own_part(host: &Path, project: &Path, context: &RuntimeContext) -> bool {
+    let home = context.environment.home().ok().and_then(|home| home.canonicalize().ok());
+    let is_home = home.is_some_and(|home| home.starts_with(project));
+    host.starts_with(project) && !is_home
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cancel::Cancel;
+    use crate::context::Environment;
+    use crate::report::Silent;
+
+    fn context(home: &Path) -> RuntimeContext {
+        let environment = Environment::of([("HOME", home)]);
+        RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home")
+    }
+
+    fn mount(host: PathBuf, read_only: bool) -> Mount {
+        Mount { host, guest: "/src".into(), read_only }
+    }
+
+    #[test]
+    fn a_project_may_show_itself_and_nothing_else_without_consent() {
+        let home = tempfile::tempdir().expect("a directory");
+        let home = home.path().canonicalize().expect("a path");
+        let context = context(&home);
+        let project = home.join("project");
+        let granted =
+            |host: PathBuf, read_only| is_granted(&mount(host, read_only), &project, &context);
+        assert!(granted(project.clone(), true) && granted(project.join("src"), true));
+        assert!(!granted(project.clone(), false), "it could leave git hooks");
+        assert!(!granted(home.clone(), true) && !granted(home.join("project2"), true));
+        assert!(!is_granted(&mount(home.join("a"), true), &home, &context), "a project of all");
+    }
+
+    #[test]
+    fn a_consent_is_for_one_directory_of_one_project() {
+        let home = tempfile::tempdir().expect("a directory");
+        let home = home.path().canonicalize().expect("a path");
+        let context = context(&home);
+        let (project, data) = (home.join("project"), home.join("data"));
+        grant(&mount(data.clone(), true), &project, &context).expect("written");
+        assert!(is_granted(&mount(data.clone(), true), &project, &context));
+        assert!(!is_granted(&mount(data.clone(), false), &project, &context));
+        assert!(!is_granted(&mount(data.join("a"), true), &project, &context));
+        assert!(!is_granted(&mount(data.clone(), true), &home.join("other"), &context));
+        grant(&mount(data.clone(), false), &project, &context).expect("written");
+        assert!(is_granted(&mount(data, false), &project, &context));
+    }
+}

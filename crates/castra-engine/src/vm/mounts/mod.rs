@@ -1,0 +1,204 @@
+//! Mounts of a VM: directories of the host that its guest sees, served by the VM's companion.
+//!
+//! The record of a boot has its mounts, so that they are the same after a suspend, in a clone, and
+//! once a companion that was killed is started again.
+
+mod companion;
+mod grants;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::command::Lifetime;
+use crate::config::{DeclaredMount, MountOrigin, ProjectConfig, VmDefinition};
+use crate::context::RuntimeContext;
+use crate::guest::{Companion, MAX_MOUNTS, Mount, MountState};
+use crate::report::Event;
+
+use super::error::{MountError, VmError};
+use super::project::ProjectRef;
+use super::record::{BootRecord, Record};
+
+pub(super) use companion::{Attachment, attach, mount_now, unmount_now};
+
+/// Time for a companion's list of mounts, for `status`.
+const LIST_LIMIT: Duration = Duration::from_millis(500);
+
+/// Returns the mounts that a VM starts with, their directories checked and without links.
+///
+/// # Errors
+/// Returns the first reason why a directory cannot be mounted.
+pub(super) fn of_start(
+    definition: &VmDefinition,
+    project: ProjectRef<'_>,
+    lifetime: Lifetime,
+) -> Result<Vec<Mount>, MountError> {
+    let vm = &definition.name;
+    let mut mounts: Vec<Mount> = Vec::new();
+    for declared in &definition.mounts {
+        let mount = match lifetime {
+            Lifetime::Own => checked(vm, declared, project)?,
+            // The mounts of a throw-away VM are its user's.
+            Lifetime::ThisThreads => resolved(vm, &declared.mount)?,
+        };
+        if let Some(other) = mounts.iter().find(|other| mount.is_entangled_with(other)) {
+            let (first, second) = (other.guest.clone(), mount.guest);
+            return Err(MountError::Entangled { vm: vm.clone(), first, second });
+        }
+        mounts.push(mount);
+    }
+    if mounts.len() > MAX_MOUNTS {
+        return Err(MountError::TooMany { vm: vm.clone() });
+    }
+    Ok(mounts)
+}
+
+/// Returns a mount whose directory is checked and has no links.
+///
+/// # Errors
+/// Returns the reason why the directory cannot be mounted.
+pub(super) fn checked(
+    vm: &str,
+    declared: &DeclaredMount,
+    project: ProjectRef<'_>,
+) -> Result<Mount, MountError> {
+    let mount = resolved(vm, &declared.mount)?;
+    match declared.origin {
+        MountOrigin::User => grant(&mount, project)?,
+        MountOrigin::File => check_granted(vm, &mount, project)?,
+    }
+    Ok(mount)
+}
+
+/// Checks that the user agrees to a mount.
+fn check_granted(vm: &str, mount: &Mount, project: ProjectRef<'_>) -> Result<(), MountError> {
+    match grants::is_granted(mount, &project_directory(project), project.context) {
+        true => Ok(()),
+        false => Err(MountError::NotGranted { vm: vm.to_owned(), mount: mount.clone() }),
+    }
+}
+
+/// Returns the mount with its directory's path without links.
+fn resolved(vm: &str, mount: &Mount) -> Result<Mount, MountError> {
+    let guest = Mount::guest_path(&mount.guest).map_err(|problem| {
+        let (vm, guest) = (vm.to_owned(), mount.guest.clone());
+        MountError::GuestPath { vm, guest, problem }
+    })?;
+    let host = &mount.host;
+    let failed = |source| MountError::Directory { vm: vm.to_owned(), host: host.clone(), source };
+    let unsuitable =
+        |reason| MountError::Unsuitable { vm: vm.to_owned(), host: host.clone(), reason };
+    let real = fs::canonicalize(host).map_err(failed)?;
+    let found = fs::metadata(&real).map_err(failed)?;
+    if !found.is_dir() {
+        return Err(unsuitable("it is not a directory"));
+    }
+    if real.parent().is_none() {
+        return Err(unsuitable("it is the root of this machine's files"));
+    }
+    let user = rustix::process::geteuid().as_raw();
+    if found.uid() != user && !(found.uid() == 0 && mount.read_only) {
+        return Err(unsuitable("it belongs to another user"));
+    }
+    if real.to_str().is_none() {
+        return Err(unsuitable("its path is not UTF-8"));
+    }
+    Ok(Mount { host: real, guest, read_only: mount.read_only })
+}
+
+/// Returns the real path of the project's directory, or of its state root if that is elsewhere.
+fn project_directory(project: ProjectRef<'_>) -> PathBuf {
+    let directory = project.layout.project_directory();
+    let directory = directory.unwrap_or_else(|| project.layout.state_root());
+    directory.canonicalize().unwrap_or_else(|_| directory.to_owned())
+}
+
+fn grant(mount: &Mount, project: ProjectRef<'_>) -> Result<(), MountError> {
+    grants::grant(mount, &project_directory(project), project.context).map_err(|source| {
+        let path = project.context.user_state.as_ref().map(|state| state.mounts());
+        MountError::Grant { path: path.unwrap_or_default(), source }
+    })
+}
+
+/// Returns the mounts of VMs that need the user's consent and do not have it.
+pub fn ungranted_mounts(
+    names: &[String],
+    config: &ProjectConfig,
+    project: ProjectRef<'_>,
+) -> Vec<(String, Mount)> {
+    let is_wanted = |vm: &&VmDefinition| names.is_empty() || names.contains(&vm.name);
+    let mut ungranted = Vec::new();
+    for vm in config.vms.iter().filter(is_wanted) {
+        for declared in &vm.mounts {
+            if let Err(MountError::NotGranted { vm, mount }) = checked(&vm.name, declared, project)
+            {
+                ungranted.push((vm, mount));
+            }
+        }
+    }
+    ungranted
+}
+
+/// Writes down that the user lets VMs of the project have these mounts.
+///
+/// # Errors
+/// Returns [`MountError::Grant`].
+pub fn grant_mounts(mounts: &[(String, Mount)], project: ProjectRef<'_>) -> Result<(), VmError> {
+    Ok(mounts.iter().try_for_each(|(_, mount)| grant(mount, project))?)
+}
+
+/// Ensures that a VM in which commands can run has its mounts: its companion may have been killed.
+/// One that cannot be mounted is a warning.
+pub(super) fn ensure(record: &Record, project: ProjectRef<'_>) {
+    let Some(boot) = record.boot.as_ref().filter(|boot| !boot.mounts.is_empty()) else { return };
+    if Companion::connect(&boot.socket_paths()).is_err() {
+        for error in attach(&record.name, boot, project, Lifetime::Own).finish() {
+            warn(&error, project.context);
+        }
+    }
+}
+
+/// Reports that a mount is not there.
+pub(super) fn warn(error: &MountError, context: &RuntimeContext) {
+    use std::error::Error as _;
+    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    context.reporter.report(&Event::Warning { message: format!("{error}{source}") });
+}
+
+/// Has the guest's requests wait until the returned connection is dropped, since its machine is to
+/// be saved. A companion that does not answer is ended: requests that it has not answered fail.
+pub(super) fn drain(boot: &BootRecord) -> Option<Companion> {
+    if boot.mounts.is_empty() {
+        return None;
+    }
+    let mut companion = Companion::connect(&boot.socket_paths()).ok()?;
+    match companion.drain() {
+        Ok(_) => Some(companion),
+        Err(_) => {
+            companion.kill();
+            None
+        }
+    }
+}
+
+/// Returns the mounts of a running VM with their states, and the process that serves them. The
+/// states are unknown without one.
+pub(super) fn states(boot: &BootRecord) -> (Vec<(Mount, Option<MountState>)>, Option<i32>) {
+    if boot.mounts.is_empty() {
+        return (Vec::new(), None);
+    }
+    let asked = || -> io::Result<_> {
+        let mut companion = Companion::connect(&boot.socket_paths())?;
+        let pid = companion.pid().map(|pid| pid.as_raw_nonzero().get());
+        Ok((companion.list(LIST_LIMIT)?, pid))
+    };
+    let (known, pid) = asked().unwrap_or_default();
+    let state_of = |mount: &Mount| {
+        let found = known.iter().find(|(other, _)| other == mount);
+        (mount.clone(), found.map(|(_, state)| state.clone()))
+    };
+    (boot.mounts.iter().map(state_of).collect(), pid)
+}

@@ -1,0 +1,61 @@
+//! A stranger's `castra.toml` or record that would show a VM other directories than the user wants.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use castra_test_support::{Fake, tool};
+
+const VM: &str = "web";
+
+/// Returns a project whose VM has these mounts.
+fn fake(mounts: &str) -> Fake {
+    let fake = Fake::new(&[VM]);
+    let text = fs::read_to_string(fake.path().join("castra.toml")).expect("read");
+    fake.write(
+        "castra.toml",
+        &text.replace("name = \"web\"", &format!("name = \"web\"\n{mounts}")),
+    );
+    fake
+}
+
+#[test]
+fn a_file_alone_shows_no_other_directory_and_lets_no_vm_write() {
+    for mount in [
+        "{ host = \"~\", guest = \"/x\", read_only = true }",
+        "{ host = \"..\", guest = \"/x\", read_only = true }",
+        "{ host = \"link\", guest = \"/x\", read_only = true }",
+        "{ host = \".\", guest = \"/x\" }",
+    ] {
+        let fake = fake(&format!("mounts = [{mount}]"));
+        symlink(fake.home(), fake.path().join("link")).expect("linked");
+        fake.run(&["up"]).code(77).says("castra.toml lets VM `web` read");
+        assert_eq!(fake.disk(VM), None, "{mount}: a disk was made");
+        assert_eq!(fake.state(VM), "not-created");
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_mounted_is_named_before_anything_starts() {
+    for (mount, code, reason) in [
+        ("{ host = \"nowhere\", guest = \"/x\", read_only = true }", 66, "nowhere"),
+        ("{ host = \"castra.toml\", guest = \"/x\" }", 64, "not a directory"),
+        ("{ host = \"/\", guest = \"/x\" }", 64, "root of this machine"),
+        ("{ host = \".\", guest = \"/proc/x\" }", 65, "directory of the guest's system"),
+    ] {
+        let fake = fake(&format!("mounts = [{mount}]"));
+        fake.run(&["up", "--allow-mounts"]).code(code).says(reason);
+        assert_eq!(fake.disk(VM), None, "{mount}");
+    }
+}
+
+#[test]
+fn a_record_with_other_mounts_is_refused() {
+    let fake = Fake::new(&[VM]);
+    fake.run(&["up"]).ok();
+    fake.edit_record(VM, |record| {
+        record["boot"]["mounts"] = serde_json::json!([{"host": "relative", "guest": "/x"}]);
+    });
+    fake.run(&["down", VM]).code(65).says("no mount that castra made");
+    let pid = fs::read_to_string(fake.pidfile(VM)).expect("a pid");
+    tool("kill", &["-9", pid.trim()]);
+}
