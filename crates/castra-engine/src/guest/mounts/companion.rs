@@ -13,7 +13,7 @@ use castra_wire::Session;
 use castra_wire::stream::{Decoder, Expected, Hello};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::sleep;
 
 use super::served::Served;
@@ -37,6 +37,9 @@ const MAX_ORDER_BYTES: u64 = 64 * 1024;
 /// State that the tasks of a companion share.
 struct Shared {
     mounts: Mutex<BTreeMap<String, Served>>,
+    /// Signals the first mount. The process starts while the guest is restored or boots, and a
+    /// guest that does not run yet would lose its hello.
+    begun: Notify,
     /// Session with the guest's agent, while there is one.
     link: watch::Sender<Option<Link>>,
 }
@@ -60,7 +63,11 @@ pub fn serve_mounts(ports: &StreamPorts) -> io::Result<()> {
     connection.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let shared = Arc::new(Shared { mounts: Mutex::default(), link: watch::Sender::new(None) });
+        let shared = Arc::new(Shared {
+            mounts: Mutex::default(),
+            begun: Notify::new(),
+            link: watch::Sender::new(None),
+        });
         tokio::spawn(accept(UnixListener::from_std(listener)?, Arc::clone(&shared)));
         converse(UnixStream::from_std(connection)?, &shared).await
     })
@@ -79,6 +86,10 @@ fn acquire(ports: &StreamPorts) -> io::Result<StreamPort> {
 
 /// Keeps a session with the guest's agent until QEMU has ended.
 async fn converse(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
+    tokio::select! {
+        () = shared.begun.notified() => {}
+        () = end_of(&stream) => return Ok(()),
+    }
     loop {
         let hello = Hello::of(Session::new(u64::from_ne_bytes(random_bytes()?)));
         let mut decoder = Decoder::new(Expected::Only(hello.session));
@@ -96,6 +107,19 @@ async fn converse(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
             End::HungUp | End::Failed(_) => return Ok(()),
             // The guest has rebooted, or its agent was started again.
             End::Lost | End::Replaced(_) => sleep(SESSION_PAUSE).await,
+        }
+    }
+}
+
+/// Waits until QEMU has ended. What the guest sends until then is for an earlier process.
+async fn end_of(stream: &UnixStream) {
+    let mut bytes = [0; 4096];
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut bytes) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
         }
     }
 }
@@ -158,6 +182,7 @@ async fn carry_out(order: Order, shared: &Shared) -> Answer {
                 }
                 let served = Served::start(mount.clone(), shared.link.subscribe());
                 mounts.insert(mount.guest.clone(), served);
+                shared.begun.notify_one();
             }
             let settled = mounts.get(&mount.guest).map(Served::settled);
             // Other orders need not wait for the guest.
