@@ -158,7 +158,8 @@ fn mounts_outlive_suspends_clones_and_their_process() {
 #[test]
 fn a_running_vm_gets_and_loses_mounts() {
     let project = project();
-    project.write("castra.toml", &format!("[[vms]]\nname = \"{VM}\"\nmanaged_image = {{ name = \"alpine-pypi\", version = \"v1\" }}\n"));
+    let image = "managed_image = { name = \"alpine-pypi\", version = \"v1\" }";
+    project.write("castra.toml", &format!("[[vms]]\nname = \"{VM}\"\n{image}\n"));
     project.run(&["up", "--mount", "fixed:/fixed:ro"]).ok();
     assert_eq!(sh(&project, "cat /fixed/file-1").ok().text(), "1");
     project.run(&["mount", VM, "shared:/deep/inside"]).ok();

@@ -24,7 +24,7 @@ use crate::watch::watch as watch_file;
 /// they fail at once.
 const GRACE: Duration = Duration::from_secs(4);
 
-/// What the device is watched for: requests, and its end, which is an error.
+/// Events of the device: requests, and its end, which is an error.
 const EVENTS: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// Holder of a mount's device.

@@ -19,7 +19,7 @@ const BATCH_FORGET: u32 = 42;
 /// Room for one request. The kernel refuses a read with less than its largest request needs.
 pub(super) const REQUEST_BYTES: usize = MAX_MOUNT_MESSAGE_BYTES - 1;
 
-/// What a request means to the relay.
+/// Meaning of a request to the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// The first one, which is repeated to each process that answers.

@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn a_mount_is_relative_to_the_file() {
-        let text = r#"{ host = ".", guest = "/src/" }, { host = "~/data", guest = "/data", read_only = true }"#;
+        let text = r#"{ host = ".", guest = "/src/" },
+            { host = "~/data", guest = "/data", read_only = true }"#;
         let expected = [
             ("/p".to_owned(), "/src".to_owned(), false),
             ("/home/me/data".to_owned(), "/data".to_owned(), true),

@@ -117,7 +117,7 @@ pub enum MountState {
     Waiting,
     /// The guest sees it.
     Mounted,
-    /// It cannot be mounted, for this reason.
+    /// The guest does not see it, for this reason.
     Failed(String),
 }
 
@@ -142,7 +142,7 @@ enum Order {
 enum Answer {
     /// The order is carried out.
     Done,
-    /// It is not, for this reason.
+    /// The order is not carried out, for this reason.
     Failed(String),
     /// The mounts and their states.
     Mounts(Vec<(Mount, MountState)>),

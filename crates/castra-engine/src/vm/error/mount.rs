@@ -92,7 +92,7 @@ pub enum MountError {
     Refused {
         /// The VM.
         vm: String,
-        /// What was to be done, as a participle.
+        /// Participle of the action.
         action: &'static str,
         /// Path in the guest.
         guest: String,
@@ -104,7 +104,7 @@ pub enum MountError {
     Companion {
         /// The VM.
         vm: String,
-        /// What it does not do.
+        /// Failure of the process, to follow its name.
         what: &'static str,
         /// The reason.
         source: io::Error,

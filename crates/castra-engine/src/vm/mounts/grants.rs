@@ -27,7 +27,7 @@ struct Grant {
     project: Box<Path>,
     /// Directory that its VMs may see.
     host: Box<Path>,
-    /// They may write there.
+    /// VMs may write there.
     writable: bool,
 }
 
