@@ -2,6 +2,8 @@
 
 #[doc(inline)]
 pub use crate::config::{
-    BaseImageSource, BootProfile, Bounds, Diagnostics, DiskPath, ManagedImageSelection,
-    PortForward, ProjectConfig, Protocol, VmDefinition,
+    BaseImageSource, BootProfile, Bounds, DeclaredMount, Diagnostics, DiskPath,
+    ManagedImageSelection, MountOrigin, PortForward, ProjectConfig, Protocol, VmDefinition,
 };
+#[doc(inline)]
+pub use crate::guest::Mount;

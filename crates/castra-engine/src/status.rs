@@ -2,7 +2,7 @@
 //! [`Project::status`](crate::Project::status) return them.
 
 #[doc(inline)]
-pub use crate::guest::{CloudInitState, NetworkFault};
+pub use crate::guest::{CloudInitState, Mount, MountState, NetworkFault};
 #[doc(inline)]
 pub use crate::qemu::{Accelerator, AcceleratorChoice};
 #[doc(inline)]
