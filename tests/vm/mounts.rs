@@ -166,7 +166,7 @@ fn a_running_vm_gets_and_loses_mounts() {
     sh(&project, "echo x > /deep/inside/y").ok();
     assert!(project.path().join("shared/y").exists());
     project.run(&["mount", VM, "shared:/deep"]).code(64).says("/deep/inside");
-    project.run(&["mount", VM, "nowhere:/x"]).code(66).says("nowhere");
+    project.run(&["mount", VM, "nowhere:/x"]).code(74).says("nowhere");
     sh(&project, "(cd /deep/inside; exec sleep 1000) </dev/null >/dev/null 2>&1 &").ok();
     project.run(&["umount", VM, "/deep/inside"]).code(69).says("working directory");
     sh(&project, "pkill sleep; sleep 1").ok();

@@ -37,7 +37,7 @@ fn a_file_alone_shows_no_other_directory_and_lets_no_vm_write() {
 #[test]
 fn a_directory_that_cannot_be_mounted_is_named_before_anything_starts() {
     for (mount, code, reason) in [
-        ("{ host = \"nowhere\", guest = \"/x\", read_only = true }", 66, "nowhere"),
+        ("{ host = \"nowhere\", guest = \"/x\", read_only = true }", 74, "nowhere"),
         ("{ host = \"castra.toml\", guest = \"/x\" }", 64, "not a directory"),
         ("{ host = \"/\", guest = \"/x\" }", 64, "root of this machine"),
         ("{ host = \".\", guest = \"/proc/x\" }", 65, "directory of the guest's system"),
@@ -55,7 +55,7 @@ fn a_record_with_other_mounts_is_refused() {
     fake.edit_record(VM, |record| {
         record["boot"]["mounts"] = serde_json::json!([{"host": "relative", "guest": "/x"}]);
     });
-    fake.run(&["down", VM]).code(65).says("no mount that castra made");
+    fake.run(&["status", VM]).code(65).says("no mount that castra made");
     let pid = fs::read_to_string(fake.pidfile(VM)).expect("a pid");
     tool("kill", &["-9", pid.trim()]);
 }

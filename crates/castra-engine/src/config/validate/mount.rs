@@ -156,7 +156,7 @@ mod tests {
             (r#"{ guest = "/src" }"#, "has no `host`"),
             (
                 r#"{ host = "a", guest = "/src" }, { host = "b", guest = "/src" }"#,
-                "two mounts of VM `a` are at \"/src\"",
+                "two mounts of VM `a` are at `/src`",
             ),
             (
                 r#"{ host = "a", guest = "/a/b" }, { host = "b", guest = "/a" }"#,

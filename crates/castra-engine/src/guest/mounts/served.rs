@@ -251,7 +251,9 @@ async fn converse(
                         state.send_replace(State::Known(MountState::Mounted));
                     }
                     Ok(Some(MountMessage::Drained)) => {
-                        draining.drain(..).for_each(|drained| drop(drained.send(())));
+                        for drained in draining.drain(..) {
+                            let _ = drained.send(());
+                        }
                     }
                     Ok(Some(MountMessage::Unmounted)) => {
                         unmounting.drain(..).for_each(|done| drop(done.send(Ok(()))));
