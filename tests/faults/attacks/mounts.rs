@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use castra_test_support::{Fake, tool};
+use castra_test_support::Fake;
 
 const VM: &str = "web";
 
@@ -46,16 +46,4 @@ fn a_directory_that_cannot_be_mounted_is_named_before_anything_starts() {
         fake.run(&["up", "--allow-mounts"]).code(code).says(reason);
         assert_eq!(fake.disk(VM), None, "{mount}");
     }
-}
-
-#[test]
-fn a_record_with_other_mounts_is_refused() {
-    let fake = Fake::new(&[VM]);
-    fake.run(&["up"]).ok();
-    fake.edit_record(VM, |record| {
-        record["boot"]["mounts"] = serde_json::json!([{"host": "relative", "guest": "/x"}]);
-    });
-    fake.run(&["status", VM]).code(65).says("no mount that castra made");
-    let pid = fs::read_to_string(fake.pidfile(VM)).expect("a pid");
-    tool("kill", &["-9", pid.trim()]);
 }

@@ -165,7 +165,9 @@ async fn next_link(
         tokio::select! {
             found = link.wait_for(Option::is_some) => return found.ok()?.clone(),
             wish = wishes.recv() => match wish? {
-                Wish::Drain(drained) => drop(drained.send(())),
+                Wish::Drain(drained) => {
+                    let _ = drained.send(());
+                }
                 Wish::Continue => {}
                 Wish::Unmount(done) => {
                     let _ = done.send(Err("the guest's agent does not answer".into()));

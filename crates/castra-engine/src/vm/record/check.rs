@@ -152,6 +152,19 @@ mod tests {
     }
 
     #[test]
+    fn a_mount_has_absolute_paths() {
+        let with = |host: &str, guest: &str| {
+            let mounts = json!([{"host": host, "guest": guest}]);
+            problem(|record| record["boot"]["mounts"] = mounts)
+        };
+        assert_eq!(with("/home/ada/src", "/src"), None);
+        for (host, guest) in [("src", "/src"), ("/src", "src"), ("/src", "/a/../b"), ("/src", "/")]
+        {
+            assert!(with(host, guest).is_some(), "{host} {guest}");
+        }
+    }
+
+    #[test]
     fn every_way_to_another_file_is_refused() {
         let places = [
             (
