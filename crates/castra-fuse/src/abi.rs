@@ -13,6 +13,11 @@ pub(crate) const REQUEST_HEADER: usize = 40;
 /// Length of the header of a reply, in bytes.
 pub(crate) const REPLY_HEADER: usize = 16;
 
+/// Code of the notification with a part of a file's contents, in the place of an error.
+pub(crate) const NOTIFY_STORE: i32 = 4;
+/// Length of its header, in bytes.
+pub(crate) const STORE_HEADER: usize = 24;
+
 /// ID of the root directory.
 pub(crate) const ROOT: u64 = 1;
 

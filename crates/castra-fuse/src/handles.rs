@@ -80,6 +80,11 @@ impl Handles {
         handles.take(SEARCHED).find(|handle| fits(handle)).cloned()
     }
 
+    /// Returns `true` if a node is open as a file.
+    pub(crate) fn has_file(&self, node: u64) -> bool {
+        self.files.contains_key(&node)
+    }
+
     /// Removes a handle.
     pub(crate) fn remove(&mut self, id: u64) -> Option<Arc<Handle>> {
         let handle = self.by_id.remove(&id)?;

@@ -55,7 +55,7 @@ mod server;
 mod tests;
 
 pub use directory::{Access, Directory, Owner};
-pub use server::Server;
+pub use server::{Notify, Server};
 
 /// Longest data of one READ or WRITE, in bytes: Linux sends at most 256 pages at once.
 pub const MAX_WRITE: u32 = 1024 * 1024;

@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use crate::abi::{ROOT, kind};
 use crate::platform::{Identity, Status};
+use crate::server::Version;
 
 /// Most memory that nodes may take, in bytes: those of some 800,000 files with usual names. The
 /// kernel forgets nodes when its own memory becomes scarce.
@@ -76,6 +77,8 @@ struct Node {
     lookups: u64,
     /// Names under which the file was found, the latest last. A directory has one.
     places: Vec<Place>,
+    /// Version of the contents that the kernel was sent last.
+    sent: Option<Version>,
 }
 
 /// A node, and the paths below the root at which its file may be.
@@ -98,7 +101,7 @@ pub(crate) struct Nodes {
 impl Nodes {
     /// Returns a table with the root.
     pub(crate) fn new(ids: Ids, root: Identity) -> Self {
-        let node = Node { identity: root, lookups: 1, places: Vec::new() };
+        let node = Node { identity: root, lookups: 1, places: Vec::new(), sent: None };
         Self {
             ids,
             by_id: HashMap::from([(ROOT, node)]),
@@ -135,12 +138,18 @@ impl Nodes {
             return Err(Errno::NOMEM);
         }
         let id = self.ids.next()?;
-        let node =
-            Node { identity: status.identity, lookups: 1, places: vec![Place::new(parent, name)] };
+        let places = vec![Place::new(parent, name)];
+        let node = Node { identity: status.identity, lookups: 1, places, sent: None };
         self.bytes += node.cost();
         self.by_id.insert(id, node);
         self.by_identity.insert(status.identity, id);
         Ok(id)
+    }
+
+    /// Notes that the kernel is sent this version of a file's contents. Returns `false` if it has
+    /// been sent it before, or does not know the file.
+    pub(crate) fn note_sent(&mut self, id: u64, version: Version) -> bool {
+        self.by_id.get_mut(&id).is_some_and(|node| node.sent.replace(version) != Some(version))
     }
 
     /// Takes back this many look-ups of a node, and drops it after the last.

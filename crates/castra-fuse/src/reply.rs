@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use crate::abi::{PERMISSIONS, REPLY_HEADER, kind};
+use crate::abi::{NOTIFY_STORE, PERMISSIONS, REPLY_HEADER, STORE_HEADER, kind};
 use crate::directory::Owner;
 use crate::platform::{Status, error_number};
 
@@ -118,6 +118,17 @@ pub(crate) fn failure(errno: Errno, unique: u64) -> Vec<u8> {
     let mut reply = vec![0; REPLY_HEADER];
     write_header(&mut reply, REPLY_HEADER as u32, -error_number(errno), unique);
     reply
+}
+
+/// Returns the notification that puts the contents of a file into the kernel's cache.
+pub(crate) fn store(node: u64, contents: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(contents.len()).unwrap_or(u32::MAX);
+    let mut notice = Reply::with_room(STORE_HEADER + contents.len());
+    notice.u64(node).u64(0).u32(length).u32(0).0.extend_from_slice(contents);
+    let length = u32::try_from(notice.0.len()).unwrap_or(u32::MAX);
+    // A notification answers no request.
+    write_header(&mut notice.0, length, NOTIFY_STORE, 0);
+    notice.0
 }
 
 fn write_header(reply: &mut [u8], length: u32, error: i32, unique: u64) {

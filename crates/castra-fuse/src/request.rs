@@ -112,7 +112,7 @@ pub(crate) struct Position {
 /// An operation on the node that the header names.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Operation<'a> {
-    Initialize { major: u32, minor: u32, max_readahead: u32, features: u32 },
+    Initialize { major: u32, minor: u32, features: u32 },
     Destroy,
     Lookup { name: &'a [u8] },
     GetAttributes { handle: Option<u64> },
@@ -175,12 +175,9 @@ impl<'a> Operation<'a> {
 
 fn initialize(mut fields: Fields<'_>) -> Result<Operation<'_>, Errno> {
     // Kernels send more fields, which belong to features that are not wanted.
-    Ok(Operation::Initialize {
-        major: fields.u32()?,
-        minor: fields.u32()?,
-        max_readahead: fields.u32()?,
-        features: fields.u32()?,
-    })
+    let (major, minor) = (fields.u32()?, fields.u32()?);
+    let _read_ahead = fields.u32()?;
+    Ok(Operation::Initialize { major, minor, features: fields.u32()? })
 }
 
 fn names<'a>(code: u32, fields: &mut Fields<'a>) -> Result<Operation<'a>, Errno> {

@@ -1,9 +1,12 @@
 //! The server: from operations to replies.
 
+mod ahead;
 mod attributes;
 mod files;
 mod listing;
 mod names;
+
+pub(crate) use ahead::Version;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,6 +29,9 @@ const SPARE_DESCRIPTORS: u64 = 64;
 /// Number of requests that the kernel has in flight for others than waiting processes, such as
 /// read-ahead.
 const MAX_BACKGROUND: u16 = 32;
+
+/// Receiver of notifications for the kernel, as they are to be written to `/dev/fuse`.
+pub type Notify<'a> = &'a dyn Fn(Vec<u8>);
 
 /// Server of one directory to one guest.
 ///
@@ -58,6 +64,17 @@ impl Server {
     /// it at once. Returns `None` if the request has no answer, as FORGET and INTERRUPT, or no
     /// complete header.
     pub fn answer(&self, request: &[u8]) -> Option<Vec<u8>> {
+        self.answer_with(request, &|_| ())
+    }
+
+    /// Answers one raw request as [`Self::answer`] does, and passes on notifications that the
+    /// kernel should get before the reply: the contents of small files, with which it need not send
+    /// a READ.
+    ///
+    /// They may be written to `/dev/fuse` by the thread that writes the replies, if it writes each
+    /// of them in the order in which they are passed on and the replies are returned. Then none
+    /// waits for a page that a READ without a reply has locked.
+    pub fn answer_with(&self, request: &[u8], notify: Notify<'_>) -> Option<Vec<u8>> {
         let (header, body) = Header::parse(request)?;
         let is_whole = usize::try_from(header.length) == Ok(request.len());
         if !header.wants_reply() {
@@ -67,16 +84,21 @@ impl Server {
             return None;
         }
         let operation = if is_whole { Operation::parse(&header, body) } else { Err(Errno::INVAL) };
-        Some(match operation.and_then(|operation| self.perform(header.node, operation)) {
+        Some(match operation.and_then(|operation| self.perform(header.node, operation, notify)) {
             Ok(reply) => reply.finish(header.unique),
             Err(errno) => failure(errno, header.unique),
         })
     }
 
-    fn perform(&self, node: u64, operation: Operation<'_>) -> Result<Reply, Errno> {
+    fn perform(
+        &self,
+        node: u64,
+        operation: Operation<'_>,
+        notify: Notify<'_>,
+    ) -> Result<Reply, Errno> {
         match operation {
-            Operation::Initialize { major, minor, max_readahead, features } => {
-                self.initialize(major, minor, max_readahead, features)
+            Operation::Initialize { major, minor, features } => {
+                self.initialize(major, minor, features)
             }
             Operation::Destroy => {
                 self.handles().clear();
@@ -96,7 +118,7 @@ impl Server {
                 self.rename((node, name), (new_parent, new_name), replacing)
             }
             Operation::Link { file, name } => self.link(file, node, name),
-            Operation::Open(opening) => self.open(node, opening),
+            Operation::Open(opening) => self.open(node, opening, notify),
             Operation::Create { name, opening, exclusive, mode } => {
                 self.create(node, name, opening, exclusive, mode)
             }
@@ -123,13 +145,7 @@ impl Server {
         }
     }
 
-    fn initialize(
-        &self,
-        major: u32,
-        minor: u32,
-        max_readahead: u32,
-        features: u32,
-    ) -> Result<Reply, Errno> {
+    fn initialize(&self, major: u32, minor: u32, features: u32) -> Result<Reply, Errno> {
         if major < MAJOR || major == MAJOR && minor < OLDEST_MINOR {
             return Err(Errno::PROTO);
         }
@@ -153,7 +169,8 @@ impl Server {
             reply
                 .u32(MAJOR)
                 .u32(MINOR)
-                .u32(max_readahead.min(MAX_WRITE))
+                // The kernel takes the lesser of this and its own, which may be raised meanwhile.
+                .u32(MAX_WRITE)
                 .u32(features & wanted)
                 .u16(MAX_BACKGROUND)
                 .u16(MAX_BACKGROUND / 4 * 3)

@@ -20,6 +20,7 @@
 //!  │ ◄─────────────────── mounted, or failed {reason}
 //!  │ ◄─────────────────────────── request │  (FUSE, from the kernel)
 //!  │ reply ─────────────────────────────► │
+//!  │ ◄──────────────────── notice ──────► │  (FUSE, without an answer)
 //!  │ drain ─────────────────────────────► │
 //!  │ ◄─────────────────────────── drained │
 //!  │ continue ──────────────────────────► │  (if the machine was not saved)
@@ -45,6 +46,9 @@ pub enum MountMessage {
     Request(Bytes),
     /// Answer for the guest's kernel, with its FUSE header.
     Reply(Bytes),
+    /// FUSE message without an answer: a request of the guest's kernel that has none, or that the
+    /// agent has answered, or a notification for the kernel.
+    Notice(Bytes),
     /// The directory is mounted.
     Mounted,
     /// Request for no further requests of the kernel.
@@ -71,7 +75,7 @@ impl MountMessage {
     pub fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::new();
         let payload: &[u8] = match self {
-            Self::Request(payload) | Self::Reply(payload) => payload,
+            Self::Request(payload) | Self::Reply(payload) | Self::Notice(payload) => payload,
             Self::Failed(reason) => &reason.as_bytes()[..reason.len().min(MAX_REASON_BYTES)],
             _ => &[],
         };
@@ -93,6 +97,7 @@ impl MountMessage {
             Self::Unmount => 7,
             Self::Unmounted => 8,
             Self::Failed(_) => 9,
+            Self::Notice(_) => 10,
         }
     }
 
@@ -110,6 +115,7 @@ impl MountMessage {
             9 if payload.len() <= MAX_REASON_BYTES => {
                 Ok(Self::Failed(String::from_utf8_lossy(&payload).into_owned()))
             }
+            10 => Ok(Self::Notice(payload)),
             _ => Err(MountMessageError),
         }
     }
@@ -156,6 +162,7 @@ mod tests {
         vec![
             MountMessage::Request(Bytes::from_static(b"request")),
             MountMessage::Reply(Bytes::new()),
+            MountMessage::Notice(Bytes::from_static(b"notice")),
             MountMessage::Mounted,
             MountMessage::Drain,
             MountMessage::Drained,

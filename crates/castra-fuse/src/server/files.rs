@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::{Server, out_of_descriptors};
+use super::{Notify, Server, out_of_descriptors};
 use crate::MAX_WRITE;
 use crate::abi::{FOPEN_KEEP_CACHE, PERMISSIONS, allocate, kind};
 use crate::fields::MAX_NAME;
@@ -20,14 +20,20 @@ const MAX_COPY: u64 = 64 * 1024 * 1024;
 const ALLOCATIONS: u32 = allocate::KEEP_SIZE | allocate::PUNCH_HOLE | allocate::ZERO_RANGE;
 
 impl Server {
-    pub(super) fn open(&self, node: u64, opening: Opening) -> Result<Reply, Errno> {
+    pub(super) fn open(
+        &self,
+        node: u64,
+        opening: Opening,
+        notify: Notify<'_>,
+    ) -> Result<Reply, Errno> {
         if opening.changes() {
             self.directory.writable()?;
         }
         self.handles().check_room()?;
         let (reference, status) = self.locate(node)?;
         let fd = self.open_reference(&reference, &status, opening)?;
-        let handle = self.add_file(node, fd, opening)?;
+        let contents = if opening.changes() { None } else { self.contents(node, &fd, &status) };
+        let handle = self.add_file(node, fd, opening, contents.map(|it| (it, notify)))?;
         Ok(Reply::of(16, |reply| reply.handle(handle, FOPEN_KEEP_CACHE)))
     }
 
@@ -65,7 +71,7 @@ impl Server {
             Err(errno) => return Err(out_of_descriptors(errno)),
         };
         let node = self.nodes().found(parent, name, &status)?;
-        let handle = match self.add_file(node, fd, opening) {
+        let handle = match self.add_file(node, fd, opening, None) {
             Ok(handle) => handle,
             Err(errno) => {
                 // The kernel does not learn the node's ID.
@@ -106,9 +112,25 @@ impl Server {
         platform::open_file(reference, opening, permission).map_err(out_of_descriptors)
     }
 
-    fn add_file(&self, node: u64, fd: OwnedFd, opening: Opening) -> Result<u64, Errno> {
+    /// Adds the handle of an open file. The kernel gets the file's contents first, unless the file
+    /// is open already: a READ may be under way, which locks what the contents are copied to.
+    fn add_file(
+        &self,
+        node: u64,
+        fd: OwnedFd,
+        opening: Opening,
+        contents: Option<(Vec<u8>, Notify<'_>)>,
+    ) -> Result<u64, Errno> {
         let open = Open::File { fd, read: opening.read, write: opening.write };
-        self.handles().add(Handle { node, open })
+        let mut handles = self.handles();
+        if let Some((contents, notify)) = contents
+            && !handles.has_file(node)
+        {
+            // With the lock held: the reply to the next OPEN of the file, and so the READ that may
+            // follow it, comes after the contents.
+            notify(contents);
+        }
+        handles.add(Handle { node, open })
     }
 
     /// Returns the handle of an open file.

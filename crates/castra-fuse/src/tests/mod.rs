@@ -1,5 +1,6 @@
 //! The server, driven by requests as a guest's kernel makes them.
 
+mod ahead;
 mod attacks;
 mod guest;
 mod life;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -30,6 +30,10 @@ const SOURCE: &str = "castra";
 
 /// Type of the mount: FUSE, and a subtype that the kernel only shows.
 const KIND: &str = "fuse.castra";
+
+/// Read-ahead of a mount, in KiB: as much as one READ has. Each page arrives as a message, and the
+/// fewer wait for each other the better.
+const READ_AHEAD_KIB: u32 = 1024;
 
 /// Maximum number of dead mounts on one directory that are removed.
 const MAX_DEAD: u32 = 16;
@@ -82,7 +86,21 @@ pub(super) fn mount(
         rustix::mount::mount(SOURCE, path, KIND, flags, Some(data.as_c_str()))?;
         Ok(device)
     };
-    mount().map_err(|error: io::Error| format!("the guest's kernel refuses: {error}"))
+    let device =
+        mount().map_err(|error: io::Error| format!("the guest's kernel refuses: {error}"))?;
+    // A kernel that refuses reads ahead less.
+    let _ = read_ahead(kernel_fs, path);
+    Ok(device)
+}
+
+/// Raises a mount's read-ahead, before the answer to INIT confirms it.
+fn read_ahead(kernel_fs: &KernelFs, path: &Path) -> io::Result<()> {
+    // The attributes would have to come from the host, by way of this agent.
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let found = rustix::fs::statx(CWD, path, flags, StatxFlags::empty())?;
+    let (major, minor) = (found.stx_dev_major, found.stx_dev_minor);
+    let setting = format!("class/bdi/{major}:{minor}/read_ahead_kb");
+    kernel_fs.sys.write(&setting, &READ_AHEAD_KIB.to_string())
 }
 
 /// Unmounts a directory.

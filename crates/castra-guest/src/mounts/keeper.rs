@@ -113,8 +113,8 @@ impl Keeper {
                         Err(_) => return End::Lost,
                     },
                     read = read(device, &mut buffer), if !*drain.borrow() => match read {
-                        Ok(length) => match register(state, &buffer[..length]) {
-                            Some(request) => MountMessage::Request(request),
+                        Ok(length) => match take(device, state, &buffer[..length]) {
+                            Some(message) => message,
                             None => continue,
                         },
                         Err(_) => {
@@ -136,6 +136,10 @@ impl Keeper {
                 loop {
                     match decoder.next_message() {
                         Ok(Some(MountMessage::Reply(answer))) => deliver(device, state, &answer),
+                        Ok(Some(MountMessage::Notice(notice))) => {
+                            // The kernel may have forgotten the file.
+                            let _ = rustix::io::write(device.get_ref(), &notice);
+                        }
                         Ok(Some(MountMessage::Drain)) => {
                             lock(state).is_draining = true;
                             draining.send_replace(true);
@@ -181,7 +185,7 @@ impl Keeper {
                 Some(session) = self.sessions.recv() => return End::Replaced(session),
                 read = read(&self.device, &mut buffer) => match read {
                     Ok(length) => {
-                        register(&self.state, &buffer[..length]);
+                        take(&self.device, &self.state, &buffer[..length]);
                         self.fail_unanswered();
                     }
                     Err(_) => return End::Unmounted,
@@ -216,17 +220,22 @@ async fn read(device: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize>
     }
 }
 
-/// Notes a request that is to be answered. Returns it unless the relay drops it.
-fn register(state: &Mutex<State>, request: &[u8]) -> Option<Bytes> {
+/// Notes a request that is to be answered, and answers what the relay answers. Returns the message
+/// for the host, unless the relay drops it.
+fn take(device: &AsyncFd<OwnedFd>, state: &Mutex<State>, request: &[u8]) -> Option<MountMessage> {
     let (unique, kind) = message::describe(request)?;
     let bytes = Bytes::copy_from_slice(request);
     match kind {
         Kind::Init => lock(state).init = Some((unique, bytes.clone())),
         Kind::Answered => drop(lock(state).unanswered.insert(unique)),
-        Kind::Unanswered => {}
+        Kind::Unanswered => return Some(MountMessage::Notice(bytes)),
+        Kind::Release => {
+            let _ = rustix::io::write(device.get_ref(), &message::success(unique));
+            return Some(MountMessage::Notice(bytes));
+        }
         Kind::Dropped => return None,
     }
-    Some(bytes)
+    Some(MountMessage::Request(bytes))
 }
 
 /// Gives the kernel an answer that it waits for.

@@ -11,7 +11,9 @@ const UNIQUE: usize = 8;
 const ANSWER_HEADER_BYTES: usize = 16;
 
 const FORGET: u32 = 2;
+const RELEASE: u32 = 18;
 const INIT: u32 = 26;
+const RELEASEDIR: u32 = 29;
 const INTERRUPT: u32 = 36;
 const NOTIFY_REPLY: u32 = 41;
 const BATCH_FORGET: u32 = 42;
@@ -28,6 +30,9 @@ pub(super) enum Kind {
     Answered,
     /// One without an answer.
     Unanswered,
+    /// The end of an open file. The answer has no content, and no program waits for it, so the
+    /// relay gives it: that spares the guest a message.
+    Release,
     /// One that the relay drops: the request that it is to interrupt runs to its end.
     Dropped,
 }
@@ -41,6 +46,7 @@ pub(super) fn describe(request: &[u8]) -> Option<(u64, Kind)> {
     let kind = match opcode {
         INIT => Kind::Init,
         FORGET | BATCH_FORGET | NOTIFY_REPLY => Kind::Unanswered,
+        RELEASE | RELEASEDIR => Kind::Release,
         INTERRUPT => Kind::Dropped,
         _ => Kind::Answered,
     };
@@ -54,9 +60,18 @@ pub(super) fn answered(answer: &[u8]) -> Option<u64> {
 
 /// Returns the answer that a request failed.
 pub(super) fn failure(unique: u64, error: rustix::io::Errno) -> [u8; ANSWER_HEADER_BYTES] {
+    answer(unique, -error.raw_os_error())
+}
+
+/// Returns the answer without content that a request succeeded.
+pub(super) fn success(unique: u64) -> [u8; ANSWER_HEADER_BYTES] {
+    answer(unique, 0)
+}
+
+fn answer(unique: u64, error: i32) -> [u8; ANSWER_HEADER_BYTES] {
     let mut answer = [0; ANSWER_HEADER_BYTES];
     answer[..4].copy_from_slice(&16u32.to_ne_bytes());
-    answer[4..8].copy_from_slice(&(-error.raw_os_error()).to_ne_bytes());
+    answer[4..8].copy_from_slice(&error.to_ne_bytes());
     answer[8..].copy_from_slice(&unique.to_ne_bytes());
     answer
 }
@@ -78,6 +93,7 @@ mod tests {
             (1, Kind::Answered),
             (FORGET, Kind::Unanswered),
             (BATCH_FORGET, Kind::Unanswered),
+            (RELEASE, Kind::Release),
             (INIT, Kind::Init),
             (INTERRUPT, Kind::Dropped),
         ] {
@@ -87,7 +103,9 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_answers_its_request() {
+    fn an_answer_names_its_request() {
+        assert_eq!(success(9)[..8], [16, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(answered(&success(9)), Some(9));
         let answer = failure(9, rustix::io::Errno::IO);
         assert_eq!(answered(&answer), Some(9));
         assert_eq!(answer[4..8], (-5i32).to_ne_bytes());

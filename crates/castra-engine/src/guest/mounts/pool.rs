@@ -36,14 +36,19 @@ pub(super) struct Pool {
 /// A request.
 struct Job {
     request: Bytes,
-    answers: channel::UnboundedSender<Reply>,
+    answers: Answers,
     permit: OwnedSemaphorePermit,
 }
 
-/// An answer. It counts until it is dropped.
-pub(super) struct Reply {
-    pub(super) bytes: Vec<u8>,
-    _permit: OwnedSemaphorePermit,
+/// Way for answers to the guest; `None` if the request has none.
+type Answers = Option<channel::UnboundedSender<Answer>>;
+
+/// A message for the guest's kernel.
+pub(super) enum Answer {
+    /// A notification, which precedes the reply of its request.
+    Notice(Vec<u8>),
+    /// The reply, and its request's permit, by which the request counts until the reply is sent.
+    Reply(Vec<u8>, OwnedSemaphorePermit),
 }
 
 impl Pool {
@@ -68,10 +73,13 @@ impl Pool {
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(Job { request, answers, permit }) = next else { return };
-                    let answered = catch_unwind(AssertUnwindSafe(|| server.answer(&request)));
-                    if let Some(bytes) = answered.unwrap_or_else(|_| failure(&request)) {
-                        // Fails if the guest's agent is gone.
-                        let _ = answers.send(Reply { bytes, _permit: permit });
+                    // Sending fails if the guest's agent is gone.
+                    let send = |answer| drop(answers.as_ref().map(|answers| answers.send(answer)));
+                    let notify = |notice| send(Answer::Notice(notice));
+                    let answer = || server.answer_with(&request, &notify);
+                    let answered = catch_unwind(AssertUnwindSafe(answer));
+                    if let Some(reply) = answered.unwrap_or_else(|_| failure(&request)) {
+                        send(Answer::Reply(reply, permit));
                     }
                 }
             })?;
@@ -79,12 +87,13 @@ impl Pool {
         Ok(Self { jobs, room: Arc::new(Semaphore::new(MAX_REQUESTS)) })
     }
 
-    /// Has a request answered. Waits while too many are.
-    pub(super) async fn answer(&self, request: Bytes, answers: &channel::UnboundedSender<Reply>) {
+    /// Has a request carried out, and answered if there is a way for answers. Waits while too many
+    /// are.
+    pub(super) async fn carry_out(&self, request: Bytes, answers: Answers) {
         // Fails only if the semaphore is closed, which it never is.
         let Ok(permit) = Arc::clone(&self.room).acquire_owned().await else { return };
         // The threads end after this.
-        let _ = self.jobs.send(Job { request, answers: answers.clone(), permit });
+        let _ = self.jobs.send(Job { request, answers, permit });
     }
 }
 

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use castra_flow::link::Link;
 use castra_flow::{Incoming, Message, Outgoing};
 use castra_wire::stream::{Refusal, Target};
@@ -11,7 +10,7 @@ use castra_wire::{MountDecoder, MountMessage};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::pool::{Pool, Reply};
+use super::pool::{Answer, Pool};
 use super::{Mount, MountState};
 use crate::sanitize::sanitize_text;
 
@@ -200,19 +199,21 @@ async fn converse(
         Some(Message::Refused(_)) => return End::Failed("the guest's agent refuses".into()),
         _ => return End::Lost,
     }
-    let (answers, mut answered) = mpsc::unbounded_channel::<Reply>();
+    let (answers, mut answered) = mpsc::unbounded_channel::<Answer>();
     let mut draining: Vec<oneshot::Sender<()>> = Vec::new();
     let mut unmounting: Vec<oneshot::Sender<Result<(), String>>> = Vec::new();
     let (orders, mut ordered) = mpsc::unbounded_channel::<MountMessage>();
     // One writer, since messages must not be interleaved.
     let send = async {
         loop {
-            let (message, _reply) = tokio::select! {
+            let (message, _permit) = tokio::select! {
                 Some(order) = ordered.recv() => (order, None),
-                Some(mut reply) = answered.recv() => {
-                    let bytes = Bytes::from(std::mem::take(&mut reply.bytes));
-                    (MountMessage::Reply(bytes), Some(reply))
-                }
+                Some(answer) = answered.recv() => match answer {
+                    Answer::Notice(notice) => (MountMessage::Notice(notice.into()), None),
+                    Answer::Reply(reply, permit) => {
+                        (MountMessage::Reply(reply.into()), Some(permit))
+                    }
+                },
                 else => return End::Lost,
             };
             if outgoing.send(message.encode()).await.is_err() {
@@ -247,8 +248,9 @@ async fn converse(
                 match decoder.next_message() {
                     Ok(None) => break,
                     Ok(Some(MountMessage::Request(request))) => {
-                        pool.answer(request, &answers).await;
+                        pool.carry_out(request, Some(answers.clone())).await;
                     }
+                    Ok(Some(MountMessage::Notice(request))) => pool.carry_out(request, None).await,
                     Ok(Some(MountMessage::Mounted)) => {
                         state.send_replace(State::Known(MountState::Mounted));
                     }
