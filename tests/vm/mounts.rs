@@ -113,8 +113,10 @@ fn mounts_outlive_suspends_clones_and_their_process() {
     let shared = project.path().join("shared");
     project.run(&["up", "--allow-mounts"]).ok();
 
-    // A process of the guest that works there all the time sees no error in a suspend.
-    let worker = "(cd /; i=0; while echo $i > /src/count; do i=$((i+1)); sleep 0.05; done; \
+    // A process of the guest that works there all the time, with an open file and its working
+    // directory there, sees no error in a suspend.
+    let worker = "(mkdir /src/d && cd /src/d && exec 3>/src/open; i=0; \
+        while echo $i >&3 && echo $i > ../count && ls >&2; do i=$((i+1)); sleep 0.05; done; \
         echo failed > /tmp/failed) </dev/null >/dev/null 2>&1 &";
     sh(&project, worker).ok();
     for _ in 0..2 {
@@ -127,6 +129,8 @@ fn mounts_outlive_suspends_clones_and_their_process() {
             fs::read_to_string(shared.join("count")).is_ok_and(|now| now != count)
         });
         assert_eq!(sh(&project, "cat /fixed/file-7; ls /tmp/failed 2>/dev/null").text(), "7");
+        let lines = fs::read_to_string(shared.join("open")).expect("read");
+        assert!(lines.lines().enumerate().all(|(number, line)| line == number.to_string()));
     }
 
     // A clone has the same directories.

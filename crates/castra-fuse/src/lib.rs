@@ -16,7 +16,7 @@
 //! - **An ID means one file.** A node has the names under which its file was found, and the file's
 //!   device, inode and time of birth. What is now found there must be that file; else the answer is
 //!   `ESTALE`, and Linux looks up the path again. IDs are never reused, and those of an earlier
-//!   server are `ESTALE`.
+//!   server are `ESTALE` unless [its state](Server::save) was taken over.
 //! - **Read-only is decided here.** Everything that changes the directory needs a token that a
 //!   read-only [`Directory`] does not give.
 //! - **No privileges come of it.** Set-user-id and set-group-id are neither shown nor set, device
@@ -55,7 +55,7 @@ mod server;
 mod tests;
 
 pub use directory::{Access, Directory, Owner};
-pub use server::{Notify, Server};
+pub use server::{MAX_STATE, Notify, Server};
 
 /// Longest data of one READ or WRITE, in bytes: Linux sends at most 256 pages at once.
 pub const MAX_WRITE: u32 = 1024 * 1024;

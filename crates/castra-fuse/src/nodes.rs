@@ -37,6 +37,31 @@ impl Ids {
         Self { epoch, next: 1 }
     }
 
+    /// Returns the source of a server that takes over from another one, which has given this many.
+    ///
+    /// # Errors
+    /// `EINVAL` if there is no such epoch or number.
+    pub(crate) fn continued(epoch: u64, given: u64) -> Result<Self, Errno> {
+        let is_epoch = epoch >> 23 == 1;
+        let is_number = given > 0 && given >> Self::COUNTER_BITS == 0;
+        if is_epoch && is_number { Ok(Self { epoch, next: given }) } else { Err(Errno::INVAL) }
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Returns the number of the ID that comes next.
+    pub(crate) fn given(&self) -> u64 {
+        self.next
+    }
+
+    /// Returns `true` if the ID was given before now.
+    pub(crate) fn has_given(&self, id: u64) -> bool {
+        let number = id & ((1 << Self::COUNTER_BITS) - 1);
+        self.is_own(id) && number > 0 && number < self.next
+    }
+
     /// Returns the next ID. At a million a second, they last for twelve days, and then there are
     /// none.
     pub(crate) fn next(&mut self) -> Result<u64, Errno> {
@@ -81,6 +106,15 @@ struct Node {
     sent: Option<Version>,
 }
 
+/// A node that outlives its server, with parents and names.
+#[derive(Debug)]
+pub(crate) struct SavedNode<'a> {
+    pub(crate) id: u64,
+    pub(crate) identity: Identity,
+    pub(crate) lookups: u64,
+    pub(crate) names: Vec<(u64, &'a [u8])>,
+}
+
 /// A node, and the paths below the root at which its file may be.
 #[derive(Debug)]
 pub(crate) struct Wanted {
@@ -109,6 +143,42 @@ impl Nodes {
             bytes: NODE_BYTES,
             max_bytes: MAX_BYTES,
         }
+    }
+
+    pub(crate) fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// Returns all nodes but the root and those whose file has no name any more.
+    pub(crate) fn named(&self) -> impl Iterator<Item = SavedNode<'_>> {
+        self.by_identity.iter().filter(|(_, id)| **id != ROOT).filter_map(|(identity, id)| {
+            let node = self.by_id.get(id)?;
+            let names = node.places.iter().map(|place| (place.parent, &*place.name)).collect();
+            Some(SavedNode { id: *id, identity: *identity, lookups: node.lookups, names })
+        })
+    }
+
+    /// Adds a node of an earlier server.
+    ///
+    /// # Errors
+    /// `EINVAL` if no server can have had it beside the others, `ENOMEM` if there is no room.
+    pub(crate) fn restore(&mut self, saved: SavedNode<'_>) -> Result<(), Errno> {
+        let SavedNode { id, identity, lookups, names } = saved;
+        let is_new = self.ids.has_given(id)
+            && !self.by_id.contains_key(&id)
+            && !self.by_identity.contains_key(&identity);
+        if !is_new || names.len() > MAX_PLACES {
+            return Err(Errno::INVAL);
+        }
+        if self.is_full() {
+            return Err(Errno::NOMEM);
+        }
+        let places = names.into_iter().map(|(parent, name)| Place::new(parent, name)).collect();
+        let node = Node { identity, lookups, places, sent: None };
+        self.bytes += node.cost();
+        self.by_id.insert(id, node);
+        self.by_identity.insert(identity, id);
+        Ok(())
     }
 
     /// Returns `true` if no node can be added.

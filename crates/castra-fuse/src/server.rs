@@ -5,8 +5,11 @@ mod attributes;
 mod files;
 mod listing;
 mod names;
+mod state;
 
 pub(crate) use ahead::Version;
+pub use state::MAX_STATE;
+pub(crate) use state::rights;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -36,8 +39,8 @@ pub type Notify<'a> = &'a dyn Fn(Vec<u8>);
 /// Server of one directory to one guest.
 ///
 /// Nothing is negotiated that answers depend on. So a new server can take over the connection of an
-/// earlier one that was killed: it answers `ESTALE` to the earlier one's IDs, and Linux looks up
-/// paths again.
+/// earlier one. If that was killed, its IDs are answered with `ESTALE`, and Linux looks up paths
+/// again; with its [state](Self::save), they stay what they were.
 #[derive(Debug)]
 pub struct Server {
     pub(crate) directory: Directory,

@@ -49,7 +49,9 @@ pub use message::{
     AgentTask, CloudInitState, Condition, GuestMessage, HostMessage, Listener, NetworkState,
     Personality, Reach, Relay, Secret, ServicePort, Stage, StageReached, Transport,
 };
-pub use mount::{MAX_MOUNT_MESSAGE_BYTES, MountDecoder, MountMessage, MountMessageError};
+pub use mount::{
+    MAX_MOUNT_MESSAGE_BYTES, MAX_MOUNT_STATE_BYTES, MountDecoder, MountMessage, MountMessageError,
+};
 
 /// Name of the virtio-serial port, as QEMU's `virtserialport,name=` and
 /// `/sys/class/virtio-ports/*/name` give it.

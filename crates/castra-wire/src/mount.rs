@@ -11,18 +11,22 @@
 //!
 //! Before the machine is saved, the host drains the mount: the agent takes no further request from
 //! the kernel and reports when the last one is answered. Requests that come meanwhile wait in the
-//! guest's memory, and are saved with it.
+//! guest's memory, and are saved with it. So is the state of the host's process, which the agent
+//! gives to the next one, so that open files stay open.
 //!
 //! ```text
 //! host                                   agent
 //!  │ open {mount at /src} ──────────────► │
 //!  │ ◄──────────────────────────── opened │
+//!  │ ◄────────────────────────── state... │  (if the agent keeps one)
 //!  │ ◄─────────────────── mounted, or failed {reason}
 //!  │ ◄─────────────────────────── request │  (FUSE, from the kernel)
 //!  │ reply ─────────────────────────────► │
 //!  │ ◄──────────────────── notice ──────► │  (FUSE, without an answer)
 //!  │ drain ─────────────────────────────► │
 //!  │ ◄─────────────────────────── drained │
+//!  │ state... ──────────────────────────► │
+//!  │ ◄────────────────────────────── kept │
 //!  │ continue ──────────────────────────► │  (if the machine was not saved)
 //!  │ unmount ───────────────────────────► │
 //!  │ ◄───────────────── unmounted, or failed {reason}
@@ -32,6 +36,9 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 /// Longest message, in bytes: the largest FUSE request, which writes 1 MiB, and some more.
 pub const MAX_MOUNT_MESSAGE_BYTES: usize = 1024 * 1024 + 64 * 1024;
+
+/// Longest state of a host's process that an agent keeps, in bytes.
+pub const MAX_MOUNT_STATE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Longest reason of a failure that is sent, in bytes.
 const MAX_REASON_BYTES: usize = 1024;
@@ -55,7 +62,11 @@ pub enum MountMessage {
     Drain,
     /// No request is unanswered, and none will follow.
     Drained,
-    /// Request for requests again.
+    /// Part of the state of the host's process, for the next one. An empty part ends it.
+    State(Bytes),
+    /// The agent keeps the state.
+    Kept,
+    /// Request for requests again. The agent forgets the state.
     Continue,
     /// Request to unmount the directory.
     Unmount,
@@ -75,7 +86,10 @@ impl MountMessage {
     pub fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::new();
         let payload: &[u8] = match self {
-            Self::Request(payload) | Self::Reply(payload) | Self::Notice(payload) => payload,
+            Self::Request(payload)
+            | Self::Reply(payload)
+            | Self::Notice(payload)
+            | Self::State(payload) => payload,
             Self::Failed(reason) => &reason.as_bytes()[..reason.len().min(MAX_REASON_BYTES)],
             _ => &[],
         };
@@ -98,6 +112,8 @@ impl MountMessage {
             Self::Unmounted => 8,
             Self::Failed(_) => 9,
             Self::Notice(_) => 10,
+            Self::State(_) => 11,
+            Self::Kept => 12,
         }
     }
 
@@ -116,6 +132,8 @@ impl MountMessage {
                 Ok(Self::Failed(String::from_utf8_lossy(&payload).into_owned()))
             }
             10 => Ok(Self::Notice(payload)),
+            11 => Ok(Self::State(payload)),
+            12 => empty(Self::Kept),
             _ => Err(MountMessageError),
         }
     }
@@ -166,6 +184,9 @@ mod tests {
             MountMessage::Mounted,
             MountMessage::Drain,
             MountMessage::Drained,
+            MountMessage::State(Bytes::from_static(b"state")),
+            MountMessage::State(Bytes::new()),
+            MountMessage::Kept,
             MountMessage::Continue,
             MountMessage::Unmount,
             MountMessage::Unmounted,

@@ -87,7 +87,7 @@ impl Server {
 
     /// Opens a file that has been found. Nothing but regular files is opened: the kernel of the
     /// guest serves FIFOs and sockets itself.
-    fn open_reference(
+    pub(super) fn open_reference(
         &self,
         reference: &OwnedFd,
         status: &Status,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::guest::{ENOMEM, ESTALE, Guest};
+use super::guest::{EBADF, ENOMEM, ESTALE, Guest};
 use crate::abi::{ROOT, open};
 
 #[test]
@@ -20,6 +20,74 @@ fn ids_of_an_earlier_server_are_stale() {
     let again = guest.walk("a").expect("there");
     assert_ne!(again.node, a.node);
     assert_eq!(again.attributes.inode, a.attributes.inode);
+}
+
+#[test]
+fn a_successor_takes_over_what_is_open() {
+    let mut guest = Guest::new();
+    let (a, handle) = guest.create(ROOT, "a", open::READ_WRITE, 0o644).expect("made");
+    let d = guest.make_directory(ROOT, "d").expect("made");
+    let (b, reader) = guest.create(d.node, "b", open::READ_ONLY, 0o644).expect("made");
+    let listed = guest.open_directory(d.node).expect("opened");
+    let (gone, lost) = guest.create(ROOT, "gone", open::READ_WRITE, 0o644).expect("made");
+    guest.unlink(ROOT, "gone").expect("removed");
+    assert_eq!(guest.write(gone.node, lost, 0, 0, b"x"), Ok(1), "without a name");
+    let state = guest.server.save().expect("short");
+    guest.restart();
+    guest.server.restore(&state).expect("a state");
+    assert_eq!(guest.write(a.node, handle, 0, 0, b"text"), Ok(4));
+    assert_eq!(guest.read(a.node, handle, 0, 10).expect("read"), b"text");
+    assert_eq!(guest.read(b.node, reader, 0, 10).expect("read"), b"");
+    assert_eq!(guest.write(b.node, reader, 0, 0, b"x"), Err(EBADF), "it was opened for reading");
+    guest.release(d.node, listed).expect("closed");
+    assert_eq!(guest.look_up(d.node, "b").expect("there").node, b.node);
+    // Without a name it cannot be found.
+    assert_eq!(guest.write(gone.node, lost, 0, 0, b"x"), Err(ESTALE));
+    let next = guest.create(ROOT, "next", open::READ_WRITE, 0o644).expect("made");
+    assert!(next.0.node > gone.node && next.1 > lost, "an ID was given twice");
+    // And once more, with a file that another one has replaced meanwhile.
+    let state = guest.server.save().expect("short");
+    fs::remove_file(guest.host.join("a")).expect("removed");
+    fs::write(guest.host.join("a"), "another one").expect("written");
+    guest.restart();
+    guest.server.restore(&state).expect("a state");
+    assert_eq!(guest.read(a.node, handle, 0, 10), Err(ESTALE));
+    assert_eq!(guest.write(next.0.node, next.1, 0, 0, b"x"), Ok(1));
+}
+
+#[test]
+fn a_state_of_any_bytes_is_an_error_or_harmless() {
+    let mut guest = Guest::new();
+    fs::create_dir(guest.host.join(".castra")).expect("made");
+    fs::write(guest.host.join(".castra/secret"), "x").expect("written");
+    let (a, handle) = guest.create(ROOT, "a-name", open::READ_WRITE, 0o644).expect("made");
+    let state = guest.server.save().expect("short");
+    for length in 0..state.len() {
+        guest.restart();
+        assert!(guest.server.restore(&state[..length]).is_err());
+        assert!(guest.walk("a-name").is_ok(), "it serves all the same");
+    }
+    for place in 0..state.len() {
+        for byte in [0, 1, 0x7f, 0xff] {
+            let mut wrong = state.clone();
+            wrong[place] = byte;
+            guest.restart();
+            let _ = guest.server.restore(&wrong);
+            let _ = guest.read(a.node, handle, 0, 10);
+            assert!(guest.walk("a-name").is_ok());
+        }
+    }
+    // Neither a name that leads out nor a hidden one.
+    let named = |name: &[u8]| {
+        let at = state.windows(6).position(|bytes| bytes == b"a-name").expect("there");
+        [&state[..at], name, &state[at + 6..]].concat()
+    };
+    for name in [&b".castra/secret"[..], b"..", b".castra", b"a/b", b""] {
+        guest.restart();
+        assert!(guest.server.restore(&named(name)).is_err(), "{name:?}");
+    }
+    // Another directory.
+    assert_eq!(Guest::new().server.restore(&state).map_err(|error| error.raw_os_error()), Err(116));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use castra_flow::Message;
-use castra_wire::MountMessage;
+use castra_wire::{MAX_MOUNT_STATE_BYTES, MountMessage};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -44,6 +44,9 @@ struct State {
     /// Numbers of the requests without an answer yet.
     unanswered: HashSet<u64>,
     is_draining: bool,
+    /// State of the last process of the host, for the next one. Outdated by anything that the
+    /// kernel is answered after it.
+    kept: Vec<Bytes>,
 }
 
 /// End of a session.
@@ -97,8 +100,15 @@ impl Keeper {
         // from being read.
         let (orders, mut queue) = mpsc::unbounded_channel();
         let (draining, mut drain) = watch::channel(false);
-        let _ = orders.send(MountMessage::Mounted);
         lock(state).is_draining = false;
+        let kept = std::mem::take(&mut lock(state).kept);
+        if !kept.is_empty() {
+            let end = std::iter::once(Bytes::new());
+            for part in kept.into_iter().chain(end) {
+                let _ = orders.send(MountMessage::State(part));
+            }
+        }
+        let _ = orders.send(MountMessage::Mounted);
         if let Some((_, init)) = &lock(state).init {
             let _ = orders.send(MountMessage::Request(init.clone()));
         }
@@ -144,8 +154,19 @@ impl Keeper {
                             lock(state).is_draining = true;
                             draining.send_replace(true);
                         }
+                        Ok(Some(MountMessage::State(part))) if part.is_empty() => {
+                            let _ = orders.send(MountMessage::Kept);
+                        }
+                        Ok(Some(MountMessage::State(part))) => {
+                            if !keep(state, part) {
+                                return End::Lost;
+                            }
+                        }
                         Ok(Some(MountMessage::Continue)) => {
-                            lock(state).is_draining = false;
+                            let mut state = lock(state);
+                            state.is_draining = false;
+                            state.kept.clear();
+                            drop(state);
                             draining.send_replace(false);
                         }
                         Ok(Some(MountMessage::Unmount)) => {
@@ -179,6 +200,7 @@ impl Keeper {
             Some(session) = self.sessions.recv() => return End::Replaced(session),
             () = sleep(GRACE) => {}
         }
+        lock(&self.state).kept.clear();
         let mut buffer = vec![0; REQUEST_BYTES];
         loop {
             tokio::select! {
@@ -269,6 +291,13 @@ fn is_drained(state: &Mutex<State>) -> bool {
         state.is_draining = false;
     }
     is_waited_for
+}
+
+/// Keeps a part of the host's state. Returns `false` if it becomes too long.
+fn keep(state: &Mutex<State>, part: Bytes) -> bool {
+    let mut state = lock(state);
+    state.kept.push(part);
+    state.kept.iter().map(Bytes::len).sum::<usize>() <= MAX_MOUNT_STATE_BYTES
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {

@@ -7,7 +7,7 @@ use std::thread;
 
 use bytes::Bytes;
 use castra_fuse::{Access, Directory, Owner, Server};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc as channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc as channel, oneshot};
 
 use super::place::Place;
 use super::{Mount, confine};
@@ -29,15 +29,17 @@ const UNIQUE: std::ops::Range<usize> = 8..16;
 
 /// Answers the requests of one mount on threads of their own. They end once this is dropped.
 pub(super) struct Pool {
+    server: Arc<Server>,
     jobs: mpsc::Sender<Job>,
     room: Arc<Semaphore>,
 }
 
-/// A request.
-struct Job {
-    request: Bytes,
-    answers: Answers,
-    permit: OwnedSemaphorePermit,
+/// Work for a thread, which is confined to the directory.
+enum Job {
+    /// A request of the guest's kernel.
+    Request { request: Bytes, answers: Answers, permit: OwnedSemaphorePermit },
+    /// Taking over the state of an earlier process's server.
+    Restore(Vec<u8>, oneshot::Sender<()>),
 }
 
 /// Way for answers to the guest; `None` if the request has none.
@@ -72,7 +74,15 @@ impl Pool {
                 drop(place);
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok(Job { request, answers, permit }) = next else { return };
+                    let (request, answers, permit) = match next {
+                        Ok(Job::Request { request, answers, permit }) => (request, answers, permit),
+                        Ok(Job::Restore(state, done)) => {
+                            restore(&server, &state);
+                            let _ = done.send(());
+                            continue;
+                        }
+                        Err(_) => return,
+                    };
                     // Sending fails if the guest's agent is gone.
                     let send = |answer| drop(answers.as_ref().map(|answers| answers.send(answer)));
                     let notify = |notice| send(Answer::Notice(notice));
@@ -84,7 +94,20 @@ impl Pool {
                 }
             })?;
         }
-        Ok(Self { jobs, room: Arc::new(Semaphore::new(MAX_REQUESTS)) })
+        Ok(Self { server, jobs, room: Arc::new(Semaphore::new(MAX_REQUESTS)) })
+    }
+
+    /// Returns the state for the server of the next process; `None` if it would be too long.
+    pub(super) fn save(&self) -> Option<Vec<u8>> {
+        self.server.save()
+    }
+
+    /// Takes over the state of an earlier process's server. Must come before the first request.
+    pub(super) async fn restore(&self, state: Vec<u8>) {
+        let (done, restored) = oneshot::channel();
+        let _ = self.jobs.send(Job::Restore(state, done));
+        // Fails if the thread has panicked, and then this server has its own state.
+        let _ = restored.await;
     }
 
     /// Has a request carried out, and answered if there is a way for answers. Waits while too many
@@ -93,7 +116,15 @@ impl Pool {
         // Fails only if the semaphore is closed, which it never is.
         let Ok(permit) = Arc::clone(&self.room).acquire_owned().await else { return };
         // The threads end after this.
-        let _ = self.jobs.send(Job { request, answers, permit });
+        let _ = self.jobs.send(Job::Request { request, answers, permit });
+    }
+}
+
+/// Has a server take over a state, unless that is of no use: it comes from the guest.
+fn restore(server: &Server, state: &[u8]) {
+    let restored = catch_unwind(AssertUnwindSafe(|| server.restore(state)));
+    if let Ok(Err(error)) = restored {
+        tracing::debug!(%error, "what the guest has open in a mount is stale");
     }
 }
 

@@ -3,16 +3,20 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use castra_flow::link::Link;
 use castra_flow::{Incoming, Message, Outgoing};
 use castra_wire::stream::{Refusal, Target};
-use castra_wire::{MountDecoder, MountMessage};
+use castra_wire::{MAX_MOUNT_STATE_BYTES, MountDecoder, MountMessage};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::pool::{Answer, Pool};
 use super::{Mount, MountState};
 use crate::sanitize::sanitize_text;
+
+/// Length of a part of a state, in bytes.
+const STATE_PART_BYTES: usize = 512 * 1024;
 
 /// A mount that is served.
 pub(super) struct Served {
@@ -136,9 +140,11 @@ async fn serve(
             return;
         }
     };
+    // The state of an earlier process, for this one before it has its own.
+    let mut former = Some(Vec::new());
     loop {
         let Some(session) = next_link(&mut link, &mut wishes).await else { return };
-        match converse(&mount, &session, &pool, &mut wishes, &state).await {
+        match converse(&mount, &session, &pool, &mut former, &mut wishes, &state).await {
             End::Lost => drop(state.send_replace(State::Known(MountState::Waiting))),
             End::Failed(reason) => {
                 state.send_replace(State::Known(MountState::Failed(sanitize_text(&reason))));
@@ -176,29 +182,59 @@ async fn next_link(
     }
 }
 
+/// Takes a part of an earlier process's state. The last one, which is empty, completes it.
+async fn receive_state(former: &mut Option<Vec<u8>>, part: &[u8], pool: &Pool) {
+    let Some(state) = former else { return };
+    if !part.is_empty() && state.len() + part.len() <= MAX_MOUNT_STATE_BYTES {
+        state.extend_from_slice(part);
+        return;
+    }
+    if let Some(state) = former.take().filter(|_| part.is_empty()) {
+        pool.restore(state).await;
+    }
+}
+
+/// Splits a state into parts, of which the last is empty.
+fn parts(mut state: Bytes) -> impl Iterator<Item = Bytes> {
+    let mut has_ended = false;
+    std::iter::from_fn(move || {
+        let part = state.split_to(state.len().min(STATE_PART_BYTES));
+        (!std::mem::replace(&mut has_ended, part.is_empty())).then_some(part)
+    })
+}
+
+/// Requests the stream of a mount from the agent.
+async fn request(mount: &Mount, link: &Link) -> Result<(Incoming, Outgoing), End> {
+    let failed = |reason: &str| Err(End::Failed(reason.to_owned()));
+    let (path, is_read_only) = (mount.guest.clone().into(), mount.read_only);
+    let Ok(target) = (Target::Mount { path, is_read_only }).encode() else {
+        return failed("its path in the guest is too long");
+    };
+    let (incoming, outgoing) = link.open(target).map_err(|_| End::Lost)?;
+    let (mut incoming, outgoing) = (Incoming::from(incoming), Outgoing::from(outgoing));
+    match incoming.next().await {
+        Some(Message::Opened) => Ok((incoming, outgoing)),
+        Some(Message::Refused(Refusal::Malformed)) => {
+            failed("the VM was started by an earlier castra, whose agent has no mounts")
+        }
+        Some(Message::Refused(_)) => failed("the guest's agent refuses"),
+        _ => Err(End::Lost),
+    }
+}
+
 /// Answers the requests of one session.
 async fn converse(
     mount: &Mount,
     link: &Link,
     pool: &Pool,
+    former: &mut Option<Vec<u8>>,
     wishes: &mut mpsc::UnboundedReceiver<Wish>,
     state: &watch::Sender<State>,
 ) -> End {
-    let (path, is_read_only) = (mount.guest.clone().into(), mount.read_only);
-    let Ok(request) = (Target::Mount { path, is_read_only }).encode() else {
-        return End::Failed("its path in the guest is too long".into());
+    let (mut incoming, outgoing) = match request(mount, link).await {
+        Ok(halves) => halves,
+        Err(end) => return end,
     };
-    let Ok((incoming, outgoing)) = link.open(request) else { return End::Lost };
-    let (mut incoming, outgoing) = (Incoming::from(incoming), Outgoing::from(outgoing));
-    match incoming.next().await {
-        Some(Message::Opened) => {}
-        Some(Message::Refused(Refusal::Malformed)) => {
-            let reason = "the VM was started by an earlier castra, whose agent has no mounts";
-            return End::Failed(reason.into());
-        }
-        Some(Message::Refused(_)) => return End::Failed("the guest's agent refuses".into()),
-        _ => return End::Lost,
-    }
     let (answers, mut answered) = mpsc::unbounded_channel::<Answer>();
     let mut draining: Vec<oneshot::Sender<()>> = Vec::new();
     let mut unmounting: Vec<oneshot::Sender<Result<(), String>>> = Vec::new();
@@ -251,10 +287,20 @@ async fn converse(
                         pool.carry_out(request, Some(answers.clone())).await;
                     }
                     Ok(Some(MountMessage::Notice(request))) => pool.carry_out(request, None).await,
+                    Ok(Some(MountMessage::State(part))) => {
+                        receive_state(former, &part, pool).await;
+                    }
                     Ok(Some(MountMessage::Mounted)) => {
+                        *former = None;
                         state.send_replace(State::Known(MountState::Mounted));
                     }
                     Ok(Some(MountMessage::Drained)) => {
+                        let state = Bytes::from(pool.save().unwrap_or_default());
+                        for part in parts(state) {
+                            let _ = orders.send(MountMessage::State(part));
+                        }
+                    }
+                    Ok(Some(MountMessage::Kept)) => {
                         for drained in draining.drain(..) {
                             let _ = drained.send(());
                         }
