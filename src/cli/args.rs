@@ -318,6 +318,15 @@ pub(super) struct ShellArgs {
     /// Log in as this user of the guest
     #[arg(short, long, default_value = "root")]
     pub(super) user: String,
+    /// Start in this directory of the VM [default: where a mount shows the working directory, else
+    /// the user's home]
+    #[arg(
+        short,
+        long,
+        value_name = "DIR",
+        value_parser = OsStringValueParser::new().try_map(directory),
+    )]
+    pub(super) workdir: Option<OsString>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -341,6 +350,15 @@ pub(super) struct GuestCommandArgs {
     /// Run as this user of the guest
     #[arg(short, long, default_value = "root")]
     pub(super) user: String,
+    /// Start in this directory of the VM [default: where a mount shows the working directory, else
+    /// the user's home]
+    #[arg(
+        short,
+        long,
+        value_name = "DIR",
+        value_parser = OsStringValueParser::new().try_map(directory),
+    )]
+    pub(super) workdir: Option<OsString>,
     /// Allocate a terminal for the command
     #[arg(short, long)]
     pub(super) tty: bool,
@@ -789,6 +807,10 @@ fn number(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
 
 fn lines(text: &str) -> Result<usize, &'static str> {
     text.parse().map_err(|_| "give a number of lines")
+}
+
+fn directory(text: OsString) -> Result<OsString, &'static str> {
+    if text.is_empty() { Err("give a path in the VM") } else { Ok(text) }
 }
 
 fn variable(text: OsString) -> Result<(OsString, OsString), &'static str> {

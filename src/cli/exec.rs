@@ -26,6 +26,10 @@ const DEFAULT_TERM: &str = "xterm";
 macro_rules! with_settings {
     ($command:expr, $guest:expr, $context:expr) => {{
         let mut command = $command.user(&$guest.user).forward_signals();
+        command = match &$guest.workdir {
+            Some(directory) => command.current_dir(directory),
+            None => command.in_corresponding_dir(),
+        };
         for (name, value) in &$guest.env {
             command = command.env(name, value);
         }
@@ -90,6 +94,10 @@ pub(super) fn shell(shell: &ShellArgs, context: &CommandContext) -> Result<ExitC
     let (vm, project) = (shell.vm.as_deref(), context.project()?);
     let command = Command::in_recorded(vm, project, ssh::Command::Shell);
     let mut command = command.user(&shell.user).inherit_stdin().forward_signals();
+    command = match &shell.workdir {
+        Some(directory) => command.current_dir(directory),
+        None => command.in_corresponding_dir(),
+    };
     // Without a terminal (`castra shell < script`) the shell reads its commands from stdin.
     if io::stdin().is_terminal() {
         command = command.terminal(terminal(context)?);

@@ -29,6 +29,7 @@ mod supervision;
 mod suspend;
 mod timeline;
 mod warm;
+mod working_directory;
 
 #[test]
 fn no_file_is_forgotten() {

@@ -8,6 +8,7 @@
 //! length of everything that follows, in bytes
 //! number of arguments   { length of the argument, argument }…
 //! number of variables   { length of the name, name, length of the value, value }…
+//! kind of the directory, length of its path, path        (only if there is one)
 //! ```
 //!
 //! Output, end of file and exit status are those of any SSH command. If nothing was run, the exit
@@ -39,6 +40,35 @@ pub struct ExecHeader {
     pub arguments: Vec<OsString>,
     /// Variables of its environment. Names hold no `=`, neither holds NUL.
     pub environment: Vec<(OsString, OsString)>,
+    /// Directory in which it starts; `None` for its user's home. An older agent takes a header
+    /// that has one for malformed.
+    pub directory: Option<StartDirectory>,
+}
+
+/// Directory in which a command starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartDirectory {
+    /// A directory inside a mount. If it is not there or not mounted, the command starts in its
+    /// user's home.
+    Mounted(OsString),
+    /// Any directory, relative to the user's home. If it cannot be entered, the command does not
+    /// start.
+    Named(OsString),
+}
+
+impl StartDirectory {
+    /// Returns the path in the guest.
+    pub fn path(&self) -> &OsStr {
+        let (Self::Mounted(path) | Self::Named(path)) = self;
+        path
+    }
+
+    fn kind(&self) -> usize {
+        match self {
+            Self::Mounted(_) => 1,
+            Self::Named(_) => 2,
+        }
+    }
 }
 
 /// Reason why bytes are not a valid header.
@@ -68,6 +98,10 @@ impl ExecHeader {
             put(&mut bytes, name)?;
             put(&mut bytes, value)?;
         }
+        if let Some(directory) = &self.directory {
+            put_number(&mut bytes, directory.kind())?;
+            put(&mut bytes, directory.path())?;
+        }
         let length = bytes.len() - NUMBER_BYTES;
         if length > MAX_EXEC_HEADER_BYTES {
             return Err(ExecHeaderError::TooLong);
@@ -90,10 +124,19 @@ impl ExecHeader {
         for _ in 0..take_number(&mut rest)? {
             environment.push((take(&mut rest)?, take(&mut rest)?));
         }
+        let directory = if rest.is_empty() {
+            None
+        } else {
+            Some(match (take_number(&mut rest)?, take(&mut rest)?) {
+                (1, path) if !path.is_empty() => StartDirectory::Mounted(path),
+                (2, path) if !path.is_empty() => StartDirectory::Named(path),
+                _ => return Err(ExecHeaderError::Malformed),
+            })
+        };
         let is_name = |name: &OsStr| !name.is_empty() && !name.as_bytes().contains(&b'=');
         let is_usable = rest.is_empty() && environment.iter().all(|(name, _)| is_name(name));
         if is_usable {
-            Ok(Self { arguments, environment })
+            Ok(Self { arguments, environment, directory })
         } else {
             Err(ExecHeaderError::Malformed)
         }
@@ -159,7 +202,12 @@ mod tests {
                 .iter()
                 .map(|(name, value)| (owned(name), owned(value)))
                 .collect(),
+            directory: None,
         }
+    }
+
+    fn header_at(directory: StartDirectory) -> ExecHeader {
+        ExecHeader { directory: Some(directory), ..header(&[b"pwd"], &[(b"A", b"1")]) }
     }
 
     #[test]
@@ -169,6 +217,12 @@ mod tests {
         assert_eq!(exec_header_bytes(&bytes), Ok(Some(bytes.len())));
         assert_eq!(exec_header_bytes(&bytes[..3]), Ok(None));
         assert_eq!(ExecHeader::decode(&bytes[4..]), Ok(sent));
+        let path = OsString::from_vec(b"/src/\xff".to_vec());
+        for directory in [StartDirectory::Mounted(path.clone()), StartDirectory::Named(path)] {
+            let sent = header_at(directory);
+            let bytes = sent.encode().expect("encodes");
+            assert_eq!(ExecHeader::decode(&bytes[4..]), Ok(sent));
+        }
     }
 
     #[test]
@@ -178,6 +232,8 @@ mod tests {
             header(&[b"a"], &[(b"", b"value")]),
             header(&[b"a"], &[(b"NA=ME", b"value")]),
             header(&[b"a"], &[(b"NAME", b"\0")]),
+            header_at(StartDirectory::Named("".into())),
+            header_at(StartDirectory::Mounted("/a\0b".into())),
         ];
         for header in bad {
             let bytes = header.encode().expect("encodes");

@@ -42,7 +42,7 @@ pub mod stream;
 pub use envelope::{Envelope, Session};
 pub use exec::{
     EXEC_SUBSYSTEM, ExecHeader, ExecHeaderError, MALFORMED_SIGNAL, MAX_EXEC_HEADER_BYTES,
-    TOO_LONG_SIGNAL, exec_header_bytes,
+    StartDirectory, TOO_LONG_SIGNAL, exec_header_bytes,
 };
 pub use lines::Lines;
 pub use message::{

@@ -2,13 +2,17 @@
 
 use std::borrow::Cow;
 use std::ffi::OsString;
+use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 
 use super::guest::{Guest, ROOT, Recorded, Way, reach};
+use crate::context::working_directory;
 use crate::error::Result;
+use crate::guest::Mount;
 use crate::guest::ssh::{
-    self, ExecRequest, GuestExit, Interruption, SshError, Stdio, Stream, StreamRequest, Tty,
+    self, ExecRequest, GuestExit, Interruption, SshError, StartDirectory, Stdio, Stream,
+    StreamRequest, Target, Tty,
 };
 use crate::vm::ProjectRef;
 
@@ -76,11 +80,22 @@ impl Kept {
 pub(super) struct Settings {
     command: ssh::Command,
     environment: Vec<(OsString, OsString)>,
+    directory: Directory,
     user: String,
     stdin: Source,
     limit_bytes: usize,
     tty: Option<Tty>,
     interruption: Interruption,
+}
+
+/// Directory in which a command starts.
+#[derive(Debug, Clone)]
+enum Directory {
+    /// The user's home.
+    Home,
+    /// The one that a mount makes of this process's working directory, or else the home.
+    Corresponding,
+    Named(OsString),
 }
 
 /// Source of a command's input.
@@ -104,6 +119,7 @@ impl Settings {
         Self {
             command,
             environment: Vec::new(),
+            directory: Directory::Home,
             user: ROOT.to_owned(),
             stdin: Source::Null,
             limit_bytes: OUTPUT_BYTES,
@@ -155,10 +171,23 @@ impl Settings {
                 command: self.command.clone(),
                 tty: self.tty.clone(),
                 environment: self.environment.clone(),
+                directory: self.start_directory(target),
                 stdio: stdio.map_err(closed)?,
             };
             ssh::exec(cancel, target, request)
         })
+    }
+
+    fn start_directory(&self, target: &Target) -> Option<StartDirectory> {
+        match &self.directory {
+            Directory::Named(path) => Some(StartDirectory::Named(path.clone())),
+            Directory::Corresponding if !target.mounts.is_empty() => {
+                // One that was removed corresponds to none.
+                let here = fs::canonicalize(working_directory().ok()?).ok()?;
+                Mount::path_in_guest(&target.mounts, &here).map(StartDirectory::Mounted)
+            }
+            Directory::Corresponding | Directory::Home => None,
+        }
     }
 
     fn pass(
@@ -175,6 +204,7 @@ impl Settings {
             let request = StreamRequest {
                 command: self.command.clone(),
                 environment: self.environment.clone(),
+                directory: self.start_directory(target),
                 stdin,
                 interruption: self.interruption,
             };
@@ -206,6 +236,20 @@ macro_rules! command_settings {
             value: impl Into<std::ffi::OsString>,
         ) -> Self {
             self.settings.set_variable(name.into(), value.into());
+            self
+        }
+
+        /// Starts the command in this directory of the guest, relative to its user's home, instead
+        /// of in that. A command whose directory cannot be entered exits with 126.
+        pub fn current_dir(mut self, directory: impl Into<std::ffi::OsString>) -> Self {
+            self.settings.set_directory(directory.into());
+            self
+        }
+
+        /// Starts the command where a mount shows this process's working directory, if one does.
+        #[doc(hidden)]
+        pub fn in_corresponding_dir(mut self) -> Self {
+            self.settings.follow_working_directory();
             self
         }
 
@@ -254,6 +298,14 @@ pub(super) use command_settings;
 impl Settings {
     pub(super) fn set_variable(&mut self, name: OsString, value: OsString) {
         self.environment.push((name, value));
+    }
+
+    pub(super) fn set_directory(&mut self, directory: OsString) {
+        self.directory = Directory::Named(directory);
+    }
+
+    pub(super) fn follow_working_directory(&mut self) {
+        self.directory = Directory::Corresponding;
     }
 
     pub(super) fn set_user(&mut self, user: String) {

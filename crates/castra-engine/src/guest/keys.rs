@@ -140,6 +140,7 @@ impl VmKeys {
             server: Server::Agent(self.host.public_key().clone()),
             agent: None,
             streams: None,
+            mounts: Vec::new(),
         }
     }
 

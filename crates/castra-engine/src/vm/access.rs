@@ -27,8 +27,13 @@ pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result
     if is_own_server(record) {
         return Ok(keys.target_of_own_server(&layout.vm(&record.name), address, user)?);
     }
-    let streams = record.boot.as_ref().and_then(BootRecord::stream_ports).map(Streams::Shared);
-    Ok(Target { agent: record.agent_socket(), streams, ..keys.target(address, user) })
+    let boot = record.boot.as_ref();
+    Ok(Target {
+        agent: record.agent_socket(),
+        streams: boot.and_then(BootRecord::stream_ports).map(Streams::Shared),
+        mounts: boot.map(|boot| boot.mounts.clone()).unwrap_or_default(),
+        ..keys.target(address, user)
+    })
 }
 
 /// Returns `true` if SSH leads to the server of the VM's own system.

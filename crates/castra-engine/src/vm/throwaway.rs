@@ -83,6 +83,7 @@ pub fn start_throwaway(
         let keys = VmKeys::load_or_create(&files)?;
         let target = Target {
             streams: held.map(Streams::Held),
+            mounts: boot.map(|boot| boot.mounts.clone()).unwrap_or_default(),
             ..keys.target((Ipv4Addr::LOCALHOST, port).into(), user)
         };
         let gone = || StateError::NotRunning { vm: vm.clone(), state: super::VmState::Crashed };

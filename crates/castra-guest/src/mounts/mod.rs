@@ -10,7 +10,7 @@ mod keeper;
 mod message;
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,6 +46,14 @@ pub(super) struct Session {
 impl Mounts {
     pub(crate) fn new(kernel_fs: Arc<KernelFs>) -> Self {
         Self { kernel_fs, kept: Arc::default() }
+    }
+
+    /// Returns `true` for a path at or below the directory of a mount that is there.
+    pub(crate) async fn have(&self, path: &OsStr) -> bool {
+        let kept = self.kept.lock().await;
+        kept.iter().any(|(at, mount)| {
+            Path::new(path).starts_with(at) && !mount.sessions.is_closed()
+        })
     }
 
     /// Serves a stream of the host: mounts the directory, or gives the mount that is there already

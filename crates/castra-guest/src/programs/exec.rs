@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use castra_flow::{Incoming, Message, Outgoing, Received};
-use castra_wire::TOO_LONG_SIGNAL;
 use castra_wire::stream::Program as Kind;
+use castra_wire::{StartDirectory, TOO_LONG_SIGNAL};
 use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -18,11 +18,12 @@ use tokio::task::JoinHandle;
 use super::header;
 use super::order::Order;
 use super::pipes::Pipes;
-use super::program::{self, Environment, Invocation, Program};
+use super::program::{self, Environment, Program};
 use super::pty::{Size, Terminal};
 use super::pump::{self, Output, Pumps};
 use super::spare::Spare;
 use super::spawn::{self, Child, Ended, Orders, Streams};
+use crate::mounts::Mounts;
 use crate::users::User;
 
 /// Exit status of a shell for a command that cannot be run, and for one that does not exist.
@@ -54,11 +55,13 @@ pub(crate) enum NotStarted {
 /// answer, and then nothing else must wait.
 ///
 /// # Errors
-/// The shell cannot be run, or the kernel has no room for the arguments.
+/// The shell cannot be run, the directory cannot be entered, or the kernel has no room for the
+/// arguments.
 pub(crate) async fn start(
     user: Arc<User>,
     program: Program,
     variables: Vec<(OsString, OsString)>,
+    directory: Option<StartDirectory>,
     terminal: Option<Terminal>,
 ) -> Result<Running, NotStarted> {
     let mut environment = program::environment_of(&user);
@@ -72,13 +75,13 @@ pub(crate) async fn start(
         return Err(NotStarted::Signal(TOO_LONG_SIGNAL));
     }
     if terminal.is_none()
-        && let Some(running) = start_spare(&user, &program, &environment).await
+        && let Some(running) = start_spare(&user, &program, &environment, directory.as_ref()).await
     {
         return Ok(running);
     }
     // The client's terminal may not turn a newline into a new line.
     let end_of_line = if terminal.is_some() { "\r\n" } else { "\n" };
-    let start = move || start_now(&user, &program, &environment, terminal);
+    let start = move || start_now(&user, &program, &environment, directory.as_ref(), terminal);
     // The thread itself cannot fail.
     let failed = |_| Err(NotStarted::Status(CANNOT_RUN, "castra: cannot run it".to_owned()));
     let started = tokio::task::spawn_blocking(start).await.unwrap_or_else(failed);
@@ -95,37 +98,54 @@ async fn start_spare(
     user: &Arc<User>,
     program: &Program,
     environment: &Environment,
+    directory: Option<&StartDirectory>,
 ) -> Option<Running> {
     if !Spare::is_of(user) {
         return None;
     }
     let invocation = match program.arguments() {
-        Some(arguments) => program::directly(user, arguments, environment),
+        Some(arguments) => program::directly(arguments, environment),
         None => program::by_shell(user, program, environment),
     };
-    let order = Order::new(&invocation, user).ok()?;
+    let order = Order::new(&invocation, user, directory).ok()?;
     Spare::take()?.execute(order).await.ok()
 }
 
-/// Starts the program of this kind that the channel's first data describes. `variables` come before
-/// the client's. Returns the data behind the description, too, which is the program's stdin.
-pub(crate) async fn start_described(
-    user: Arc<User>,
-    kind: Kind,
-    mut variables: Vec<(OsString, OsString)>,
-    terminal: Option<Terminal>,
-    incoming: &mut Incoming,
-) -> (Result<Running, NotStarted>, Option<Received>) {
-    let (header, stdin) = match header::read(incoming).await {
-        Ok(described) => described,
-        Err(not_started) => return (Err(not_started), None),
-    };
-    variables.extend(header.environment);
-    let started = match Program::of(kind, header.arguments) {
-        Ok(program) => start(user, program, variables, terminal).await,
-        Err(not_started) => Err(not_started),
-    };
-    (started, stdin)
+/// Program that its channel's first data describes.
+pub(crate) struct Described {
+    pub(crate) user: Arc<User>,
+    pub(crate) kind: Kind,
+    pub(crate) terminal: Option<Terminal>,
+    /// Mounts of the guest, if they are known.
+    pub(crate) mounts: Option<Mounts>,
+}
+
+impl Described {
+    /// Starts the program. `variables` come before the client's. Returns the data behind the
+    /// description, too, which is the program's stdin.
+    pub(crate) async fn start(
+        self,
+        mut variables: Vec<(OsString, OsString)>,
+        incoming: &mut Incoming,
+    ) -> (Result<Running, NotStarted>, Option<Received>) {
+        let (header, stdin) = match header::read(incoming).await {
+            Ok(described) => described,
+            Err(not_started) => return (Err(not_started), None),
+        };
+        variables.extend(header.environment);
+        let program = match Program::of(self.kind, header.arguments) {
+            Ok(program) => program,
+            Err(not_started) => return (Err(not_started), stdin),
+        };
+        // The directory below a mount that is not there would be another one.
+        let directory = match (header.directory, &self.mounts) {
+            (Some(StartDirectory::Mounted(path)), Some(mounts)) if !mounts.have(&path).await => {
+                None
+            }
+            (directory, _) => directory,
+        };
+        (start(self.user, program, variables, directory, self.terminal).await, stdin)
+    }
 }
 
 /// Starts a program as its order says. Drops the terminal, whose other side is then the program's
@@ -134,18 +154,20 @@ fn start_now(
     user: &Arc<User>,
     program: &Program,
     environment: &Environment,
+    directory: Option<&StartDirectory>,
     terminal: Option<Terminal>,
 ) -> Result<Running, NotStarted> {
     // No shell in between, unless the kernel cannot run the program: then it is a builtin, a script
     // without a first line, or missing, which the shell reports.
     if let Some(arguments) = program.arguments() {
-        let directly = program::directly(user, arguments, environment);
-        if let Ok(running) = spawn(&directly, user, terminal.as_ref()) {
+        let directly = program::directly(arguments, environment);
+        let order = Order::new(&directly, user, directory);
+        if let Ok(running) = order.and_then(|order| spawn(&order, terminal.as_ref())) {
             return Ok(running);
         }
     }
     let by_shell = program::by_shell(user, program, environment);
-    spawn(&by_shell, user, terminal.as_ref()).map_err(|error| match error.kind() {
+    let cannot_run = |error: io::Error| match error.kind() {
         io::ErrorKind::ArgumentListTooLong if program.arguments().is_some() => {
             NotStarted::Signal(TOO_LONG_SIGNAL)
         }
@@ -156,16 +178,19 @@ fn start_now(
                 format!("castra: cannot run {}: {error}", user.shell.display()),
             )
         }
+    };
+    let order = Order::new(&by_shell, user, directory).map_err(cannot_run)?;
+    spawn(&order, terminal.as_ref()).map_err(|error| match order.unentered() {
+        Some(directory) => NotStarted::Status(
+            CANNOT_RUN,
+            format!("castra: cannot enter {}: {error}", directory.display()),
+        ),
+        None => cannot_run(error),
     })
 }
 
-fn spawn(
-    invocation: &Invocation<'_>,
-    user: &Arc<User>,
-    terminal: Option<&Terminal>,
-) -> io::Result<Running> {
-    let order = Order::new(invocation, user)?;
-    let orders = Orders::Given(&order);
+fn spawn(order: &Order, terminal: Option<&Terminal>) -> io::Result<Running> {
+    let orders = Orders::Given(order);
     let Some(terminal) = terminal else {
         let (ours, [stdin, stdout, stderr]) = Pipes::make()?;
         let streams = Streams::Pipes([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
@@ -406,8 +431,14 @@ mod tests {
 
     /// Runs a command, and returns its end and its output.
     async fn run(words: &[&str]) -> (Ended, String) {
+        run_in(None, words).await
+    }
+
+    /// Runs a command in a directory.
+    async fn run_in(directory: Option<StartDirectory>, words: &[&str]) -> (Ended, String) {
         let program = Program::Arguments(words.iter().map(OsString::from).collect());
-        let started = start(user(), program, vec![("NAME".into(), "value".into())], None).await;
+        let variables = vec![("NAME".into(), "value".into())];
+        let started = start(user(), program, variables, directory, None).await;
         let Ok(Running { child, ended, stdin, outputs, .. }) = started else { panic!("no start") };
         drop(stdin);
         let mut text = String::new();
@@ -465,6 +496,43 @@ mod tests {
         prepare_spare().await;
         assert_eq!(run(&["exit", "5"]).await.0, Ended::Status(5), "a builtin");
         drop(Spare::take());
+    }
+
+    #[tokio::test]
+    async fn a_program_starts_in_its_directory() {
+        let path = std::env::temp_dir().join(format!("castra-start-{}", std::process::id()));
+        std::fs::create_dir(&path).expect("makes a directory");
+        let path = path.canonicalize().expect("a path");
+        let script = path.join("script");
+        std::fs::write(&script, "#!/bin/sh\npwd\n").expect("written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&script, mode).expect("a mode");
+        let there = (Ended::Status(0), format!("{}\n", path.display()));
+        let named = |path: &std::path::Path| Some(StartDirectory::Named(path.into()));
+        let mounted = |path: &std::path::Path| Some(StartDirectory::Mounted(path.into()));
+        for is_spare in [false, true] {
+            for directory in [named(&path), mounted(&path)] {
+                // The last one has no path, and the shell runs it.
+                for words in [&["pwd"][..], &["./script"], &["command", "pwd"]] {
+                    if is_spare {
+                        prepare_spare().await;
+                    }
+                    let ended = run_in(directory.clone(), words).await;
+                    assert_eq!(ended, there, "{is_spare} {words:?}");
+                }
+            }
+        }
+        // The home of `own_user`.
+        let missing = path.join("missing");
+        let home = (Ended::Status(0), "/\n".to_owned());
+        assert_eq!(run_in(mounted(&missing), &["pwd"]).await, home);
+        let program = Program::Arguments(vec!["pwd".into()]);
+        let started = start(user(), program, Vec::new(), named(&missing), None).await;
+        let Err(NotStarted::Status(status, reason)) = started else { panic!("it started") };
+        let reason = reason.replace(&missing.display().to_string(), "PATH");
+        let expected = "castra: cannot enter PATH: No such file or directory (os error 2)\n";
+        assert_eq!((status, &*reason), (CANNOT_RUN, expected));
+        std::fs::remove_dir_all(&path).expect("removes");
     }
 
     #[tokio::test]

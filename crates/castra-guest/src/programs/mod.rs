@@ -11,7 +11,7 @@ mod pump;
 mod spare;
 mod spawn;
 
-pub(crate) use exec::{run, start, start_described};
+pub(crate) use exec::{Described, run, start};
 pub(crate) use program::{Program, look_up_all};
 pub(crate) use pty::{Size, Terminal};
 pub(crate) use spare::{give_up as give_up_spare, prepare as prepare_spare};

@@ -1,12 +1,15 @@
 //! Orders to processes, in the form that the kernel takes: made before there is a process, which can
 //! neither allocate nor lock until it executes its program.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use castra_wire::StartDirectory;
 use rustix::fs::{FileType, Mode};
 
 use super::program::{Environment, Invocation};
@@ -19,13 +22,26 @@ pub(super) struct Order {
     arguments: Strings,
     variables: Strings,
     home: CString,
+    directory: Option<Place>,
     user: Arc<User>,
+}
+
+/// Directory other than the home.
+struct Place {
+    path: CString,
+    is_required: bool,
+    /// Set by the process that cannot enter it.
+    is_unentered: AtomicBool,
 }
 
 impl Order {
     /// # Errors
     /// A string contains a NUL.
-    pub(super) fn new(invocation: &Invocation<'_>, user: &Arc<User>) -> io::Result<Self> {
+    pub(super) fn new(
+        invocation: &Invocation<'_>,
+        user: &Arc<User>,
+        directory: Option<&StartDirectory>,
+    ) -> io::Result<Self> {
         let text = |bytes: &[u8]| CString::new(bytes);
         let files = invocation.files.iter().map(|file| text(file.as_os_str().as_bytes()));
         let arguments = invocation.arguments.iter().map(|argument| text(argument.as_bytes()));
@@ -34,8 +50,17 @@ impl Order {
             arguments: Strings::of(arguments.collect::<Result<_, _>>()?),
             variables: Strings::of(variables(invocation.environment)?),
             home: text(user.home.as_os_str().as_bytes())?,
+            directory: directory.map(Place::of).transpose()?,
             user: Arc::clone(user),
         })
+    }
+
+    /// Returns the directory in which the program should have started, if the process could not
+    /// enter it.
+    pub(super) fn unentered(&self) -> Option<&Path> {
+        let place = self.directory.as_ref()?;
+        let path = || Path::new(OsStr::from_bytes(place.path.to_bytes()));
+        place.is_unentered.load(Ordering::Relaxed).then(path)
     }
 
     /// Turns the calling process, which is the agent's, into one of the user's. Async-signal-safe.
@@ -43,10 +68,10 @@ impl Order {
         self.user.become_in_child()
     }
 
-    /// Turns the calling process into the program, in the user's home. Returns the reason if that
+    /// Turns the calling process into the program, in its directory. Returns the reason if that
     /// fails. Async-signal-safe.
     pub(super) fn execute(&self) -> io::Error {
-        if let Err(error) = self.enter_home() {
+        if let Err(error) = self.enter() {
             return error;
         }
         signals_as_by_default();
@@ -59,12 +84,22 @@ impl Order {
         }
     }
 
-    fn enter_home(&self) -> io::Result<()> {
+    /// Enters the directory, or else the user's home.
+    fn enter(&self) -> io::Result<()> {
         rustix::process::umask(Mode::from_raw_mode(0o022));
         if rustix::process::chdir(&self.home).is_err() {
             rustix::process::chdir(c"/")?;
         }
-        Ok(())
+        let Some(Place { path, is_required, is_unentered }) = &self.directory else {
+            return Ok(());
+        };
+        match rustix::process::chdir(path) {
+            Err(error) if *is_required => {
+                is_unentered.store(true, Ordering::Relaxed);
+                Err(error.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     #[expect(unsafe_code, reason = "no library executes a program with arrays made before")]
@@ -73,6 +108,14 @@ impl Order {
         // SAFETY: the strings and arrays end as the kernel expects, and outlive the call.
         unsafe { libc::execve(file.as_ptr(), arguments.as_ptr(), variables.as_ptr()) };
         io::Error::last_os_error()
+    }
+}
+
+impl Place {
+    fn of(directory: &StartDirectory) -> io::Result<Self> {
+        let path = CString::new(directory.path().as_bytes())?;
+        let is_required = matches!(directory, StartDirectory::Named(_));
+        Ok(Self { path, is_required, is_unentered: AtomicBool::new(false) })
     }
 }
 

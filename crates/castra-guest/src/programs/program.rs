@@ -80,11 +80,10 @@ pub(super) struct Invocation<'a> {
 /// Returns the invocation of a command without a shell. The file has a path, or is on the search
 /// path.
 pub(super) fn directly<'a>(
-    user: &User,
     arguments: &'a [OsString],
     environment: &'a Environment,
 ) -> Invocation<'a> {
-    let files = arguments.first().map(|name| files(user, name, environment)).unwrap_or_default();
+    let files = arguments.first().map(|name| files(name, environment)).unwrap_or_default();
     let arguments = arguments.iter().map(|word| word.as_os_str().into()).collect();
     Invocation { files, arguments, environment }
 }
@@ -123,9 +122,10 @@ fn base_name(path: &Path) -> &OsStr {
     path.file_name().unwrap_or(path.as_os_str())
 }
 
-fn files(user: &User, name: &OsStr, environment: &Environment) -> Vec<PathBuf> {
+fn files(name: &OsStr, environment: &Environment) -> Vec<PathBuf> {
     if name.as_bytes().contains(&b'/') {
-        return vec![user.home.join(name)];
+        // Relative to the directory in which it starts.
+        return vec![name.into()];
     }
     let Some(path) = environment.get(OsStr::new("PATH")) else { return Vec::new() };
     std::env::split_paths(path)

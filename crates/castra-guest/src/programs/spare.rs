@@ -118,6 +118,9 @@ impl Spare {
         waiting.slot.fill(order);
         let child = match timeout(TAKING, &mut started).await {
             Ok(started) => started,
+            // Its directory or its file is on a file system that does not answer. Another process
+            // would run the program a second time.
+            Err(_elapsed) if waiting.slot.is_taken() => started.await,
             Err(_elapsed) => {
                 drop(waiting);
                 // One that is frozen (`freezer` of control groups) does not even end.

@@ -17,7 +17,7 @@ use russh::{Channel, ChannelId, Pty as Mode};
 use super::auth_agent::AuthAgentSocket;
 use super::forward::{self, Listeners, Requested};
 use super::identity::Identity;
-use crate::programs::{self, Program, Size, Terminal};
+use crate::programs::{self, Described, Program, Size, Terminal};
 use crate::sftp;
 use crate::users::User;
 
@@ -91,7 +91,7 @@ impl Session {
         let Waiting { incoming, outgoing, mut environment, terminal } = waiting;
         environment.splice(0..0, self.connection_environment());
         tokio::spawn(async move {
-            let started = programs::start(user, program, environment, terminal).await;
+            let started = programs::start(user, program, environment, None, terminal).await;
             programs::run(started, None, incoming, outgoing).await;
         });
         Ok(())
@@ -110,14 +110,8 @@ impl Session {
         let Waiting { mut incoming, outgoing, mut environment, terminal } = waiting;
         environment.splice(0..0, self.connection_environment());
         tokio::spawn(async move {
-            let (started, stdin) = programs::start_described(
-                user,
-                Kind::Arguments,
-                environment,
-                terminal,
-                &mut incoming,
-            )
-            .await;
+            let described = Described { user, kind: Kind::Arguments, terminal, mounts: None };
+            let (started, stdin) = described.start(environment, &mut incoming).await;
             programs::run(started, stdin, incoming, outgoing).await;
         });
         Ok(())

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Gate;
 use crate::connect::{connect, connect_to_socket};
 use crate::mounts::Mounts;
-use crate::programs::{self, Terminal};
+use crate::programs::{self, Described, Terminal};
 use crate::sftp;
 use crate::users::User;
 
@@ -27,7 +27,10 @@ pub(super) async fn serve(requested: Opening, mut gate: Gate, mounts: Option<Mou
             let prepared = find(&user)
                 .and_then(|user| Ok((terminal.map(|one| open(&user, &one)).transpose()?, user)));
             match prepared {
-                Ok((terminal, user)) => run(&user, program, terminal, incoming, outgoing).await,
+                Ok((terminal, user)) => {
+                    let described = Described { user, kind: program, terminal, mounts };
+                    run(described, incoming, outgoing).await;
+                }
                 Err(reason) => refuse(&outgoing, reason),
             }
         }
@@ -66,19 +69,11 @@ fn unavailable(_: io::Error) -> Refusal {
     Refusal::Unavailable
 }
 
-async fn run(
-    user: &Arc<User>,
-    program: stream::Program,
-    terminal: Option<Terminal>,
-    incoming: link::Incoming,
-    outgoing: link::Outgoing,
-) {
+async fn run(described: Described, incoming: link::Incoming, outgoing: link::Outgoing) {
     // Fails if the host is gone, as everything below then does.
     let _ = outgoing.opened();
     let (mut incoming, outgoing) = (Incoming::from(incoming), Outgoing::from(outgoing));
-    let user = Arc::clone(user);
-    let (started, stdin) =
-        programs::start_described(user, program, Vec::new(), terminal, &mut incoming).await;
+    let (started, stdin) = described.start(Vec::new(), &mut incoming).await;
     programs::run(started, stdin, incoming, outgoing).await;
 }
 

@@ -17,8 +17,9 @@ mod place;
 mod pool;
 mod served;
 
+use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,19 @@ impl Mount {
         if is_system { Err(GuestPathProblem::OfSystem) } else { Ok(path) }
     }
 
+    /// Returns the path in the guest of an absolute path of this machine without links, if it is in
+    /// one of the mounts. The deepest of these counts.
+    pub fn path_in_guest(mounts: &[Self], path: &Path) -> Option<OsString> {
+        let depth = |mount: &Self| mount.host.components().count();
+        let inside = mounts.iter().rev().filter(|mount| path.starts_with(&mount.host));
+        let mount = inside.max_by_key(|mount| depth(mount))?;
+        let rest = path.strip_prefix(&mount.host).ok()?;
+        let mut guest = PathBuf::from(&mount.guest);
+        // Nothing but the mount itself would get a slash at its end.
+        guest.extend(rest);
+        Some(guest.into_os_string())
+    }
+
     /// Returns `true` if two mounts are at the same place in a guest, or one inside the other.
     pub fn is_entangled_with(&self, other: &Self) -> bool {
         let is_in = |inner: &str, outer: &str| {
@@ -171,6 +185,29 @@ mod tests {
             ("/a\nb", GuestPathProblem::Unprintable),
         ] {
             assert_eq!(Mount::guest_path(text), Err(problem), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_deepest_mount_of_a_path_counts() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt as _;
+
+        let mount = |host: &str, guest: &str| Mount { host: host.into(), ..mount(guest) };
+        let mounts =
+            [mount("/a", "/outer"), mount("/a/b", "/inner"), mount("/a/b", "/twin"), mount("/c", "/c")];
+        let odd = Path::new(OsStr::from_bytes(b"/a/\xff/x"));
+        for (path, guest) in [
+            (Path::new("/a"), Some(&b"/outer"[..])),
+            (odd, Some(b"/outer/\xff/x")),
+            (Path::new("/a/b"), Some(b"/inner")),
+            (Path::new("/a/b/c"), Some(b"/inner/c")),
+            (Path::new("/a/bc"), Some(b"/outer/bc")),
+            (Path::new("/ab"), None),
+            (Path::new("/"), None),
+        ] {
+            let found = Mount::path_in_guest(&mounts, path);
+            assert_eq!(found.as_deref(), guest.map(OsStr::from_bytes), "{}", path.display());
         }
     }
 

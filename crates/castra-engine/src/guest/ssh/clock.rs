@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::connection::{Connection, LIMIT};
-use super::conversation::{Command, Conversation};
+use super::conversation::{Command, Conversation, Start};
 use super::{GuestExit, SshError, Target, block_on};
 use crate::cancel::Cancel;
 use crate::host::unix_time;
@@ -23,7 +23,7 @@ pub fn set_clock(cancel: &Cancel, target: &Target) -> Result<GuestExit, SshError
             let now = (unix_time() + Duration::from_millis(500)).as_secs();
             let argv = ["date", "-u", "-s"].map(Into::into).into_iter();
             let command = Command::Argv(argv.chain([format!("@{now}").into()]).collect());
-            let mut conversation = Conversation::start(&connection, &command, None, &[]).await?;
+            let mut conversation = Conversation::start(&connection, Start::of(&command)).await?;
             let _ = conversation.outgoing().end_data().await;
             conversation.until_exit(|_, _| ControlFlow::Continue(())).await
         };

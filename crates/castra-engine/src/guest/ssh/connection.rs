@@ -15,7 +15,7 @@ use super::direct::Direct;
 use super::login::Login;
 use super::{Server, SshError, until_cancelled};
 use crate::cancel::Cancel;
-use crate::guest::{AgentSocket, Streams, TakenPort};
+use crate::guest::{AgentSocket, Mount, Streams, TakenPort};
 
 /// Time limit for connecting and logging in. Under emulation this takes 40 ms; with a guest that
 /// swaps, seconds.
@@ -44,6 +44,8 @@ pub struct Target {
     pub agent: Option<AgentSocket>,
     /// Ports that lead to the agent without the guest's network; `None` if the VM has none.
     pub streams: Option<Streams>,
+    /// Directories of this machine that the guest sees.
+    pub mounts: Vec<Mount>,
 }
 
 /// A connection on which the guest has answered.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use castra_flow::{Incoming, Message, Outgoing, Received};
 use castra_wire::stream::{Program, Target, Terminal};
-use castra_wire::{ExecHeader, MALFORMED_SIGNAL, TOO_LONG_SIGNAL};
+use castra_wire::{ExecHeader, MALFORMED_SIGNAL, StartDirectory, TOO_LONG_SIGNAL};
 use tokio::time::Instant;
 
 use super::connection::Connection;
@@ -45,54 +45,70 @@ pub enum Stream {
     Stderr,
 }
 
+/// A command, and what it gets at its start.
+#[derive(Clone, Copy)]
+pub(super) struct Start<'a> {
+    pub(super) command: &'a Command,
+    pub(super) tty: Option<&'a Tty>,
+    pub(super) environment: &'a [(OsString, OsString)],
+    pub(super) directory: Option<&'a StartDirectory>,
+}
+
+impl<'a> Start<'a> {
+    /// Returns the start of a command that gets nothing.
+    pub(super) fn of(command: &'a Command) -> Self {
+        Self { command, tty: None, environment: &[], directory: None }
+    }
+}
+
 pub(super) struct Conversation {
     incoming: Incoming,
     outgoing: Arc<Outgoing>,
+    /// Set if the guest got a header with a directory.
+    has_directory: bool,
     /// Message that arrived before the guest's last answer.
     early: Option<Message>,
 }
 
 impl Conversation {
     pub(super) fn new(incoming: Incoming, outgoing: Outgoing, early: Option<Message>) -> Self {
-        Self { incoming, outgoing: Arc::new(outgoing), early }
+        Self { incoming, outgoing: Arc::new(outgoing), has_directory: false, early }
+    }
+
+    /// Returns the conversation with a guest that got this header.
+    pub(super) fn described_by(self, header: &ExecHeader) -> Self {
+        Self { has_directory: header.directory.is_some(), ..self }
     }
 
     /// Starts a command. Returns once the guest has granted it; nothing may be read from stdin
     /// before that.
     pub(super) async fn start(
         connection: &Connection,
-        command: &Command,
-        tty: Option<&Tty>,
-        environment: &[(OsString, OsString)],
+        start: Start<'_>,
     ) -> Result<Self, SshError> {
-        if matches!(command, Command::Line(line) if line.len() > MAX_LINE_BYTES) {
+        if matches!(start.command, Command::Line(line) if line.len() > MAX_LINE_BYTES) {
             return Err(SshError::TooLong);
         }
         match connection {
-            Connection::Direct(direct) => {
-                Self::start_directly(direct, command, tty, environment).await
-            }
-            Connection::Ssh(login) => requests::start(login, command, tty, environment).await,
+            Connection::Direct(direct) => Self::start_directly(direct, start).await,
+            Connection::Ssh(login) => requests::start(login, start).await,
         }
     }
 
-    async fn start_directly(
-        direct: &Direct,
-        command: &Command,
-        tty: Option<&Tty>,
-        environment: &[(OsString, OsString)],
-    ) -> Result<Self, SshError> {
+    async fn start_directly(direct: &Direct, start: Start<'_>) -> Result<Self, SshError> {
+        let Start { command, tty, environment, directory } = start;
         let (program, arguments) = match command {
             Command::Argv(argv) => (Program::Arguments, argv.clone()),
             Command::Line(line) => (Program::Line, vec![line.into()]),
             Command::Shell => (Program::Shell, Vec::new()),
         };
-        let header = ExecHeader { arguments, environment: environment.to_vec() };
-        let header = header.encode().map_err(|_| SshError::TooLong)?;
+        let (environment, directory) = (environment.to_vec(), directory.cloned());
+        let header = ExecHeader { arguments, environment, directory };
+        let encoded = header.encode().map_err(|_| SshError::TooLong)?;
         let terminal = tty.map(|tty| Terminal { term: tty.term.clone(), window: tty.window() });
         let target = Target::Program { user: direct.user().to_owned(), program, terminal };
-        let (incoming, outgoing) = direct.open_stream(&target, header.into(), COMMAND).await?;
-        Ok(Self::new(incoming, outgoing, None))
+        let (incoming, outgoing) = direct.open_stream(&target, encoded.into(), COMMAND).await?;
+        Ok(Self::new(incoming, outgoing, None).described_by(&header))
     }
 
     pub(super) fn outgoing(&self) -> Arc<Outgoing> {
@@ -119,6 +135,9 @@ impl Conversation {
                 }
                 Message::ExitSignal(name) if name == TOO_LONG_SIGNAL => {
                     return Err(SshError::TooLong);
+                }
+                Message::ExitSignal(name) if name == MALFORMED_SIGNAL && self.has_directory => {
+                    return Err(SshError::OldAgent { what: "a working directory" });
                 }
                 Message::ExitSignal(name) if name == MALFORMED_SIGNAL => {
                     return Err(SshError::NotStarted { what: COMMAND });

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use castra_flow::Outgoing;
+use castra_wire::StartDirectory;
 use castra_wire::stream::Window;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::connection::Connection;
-use super::conversation::{Command, Conversation, Stream};
+use super::conversation::{Command, Conversation, Start, Stream};
 use super::stdio::{Input, Output, Written};
 use super::terminal::{self, Raw};
 use super::{GuestExit, SshError, Stdin, Stdio, Target, Tty, block_on, until_cancelled};
@@ -32,6 +33,8 @@ pub struct ExecRequest {
     /// Variables for its environment, which override the guest's. Over SSH, only
     /// [`Command::Argv`] takes some that are not UTF-8.
     pub environment: Vec<(OsString, OsString)>,
+    /// Directory in which it starts; `None` for the user's home.
+    pub directory: Option<StartDirectory>,
     /// Local streams. A terminal at stdin is in raw mode while the command has a terminal.
     pub stdio: Stdio,
 }
@@ -42,6 +45,8 @@ pub struct StreamRequest {
     pub command: Command,
     /// Variables for its environment, as in [`ExecRequest`].
     pub environment: Vec<(OsString, OsString)>,
+    /// Directory in which it starts, as in [`ExecRequest`].
+    pub directory: Option<StartDirectory>,
     /// Input of the command.
     pub stdin: Stdin,
     /// End of the call before the command's own.
@@ -82,9 +87,15 @@ pub struct Captured {
 pub fn exec(cancel: &Cancel, target: &Target, request: ExecRequest) -> Result<GuestExit, SshError> {
     block_on(async {
         let connection = Connection::open(target, cancel).await?;
-        let ExecRequest { command, tty, environment, stdio } = request;
-        let start = Conversation::start(&connection, &command, tty.as_ref(), &environment);
-        let mut conversation = connection.guard(cancel, start).await?;
+        let ExecRequest { command, tty, environment, directory, stdio } = request;
+        let start = Start {
+            command: &command,
+            tty: tty.as_ref(),
+            environment: &environment,
+            directory: directory.as_ref(),
+        };
+        let started = Conversation::start(&connection, start);
+        let mut conversation = connection.guard(cancel, started).await?;
         let _raw = match (&tty, &stdio.stdin) {
             (Some(_), Some(stdin)) => Raw::enter(stdin).map_err(local("make the terminal raw"))?,
             _ => None,
@@ -118,9 +129,15 @@ pub fn stream(
 ) -> Result<GuestExit, SshError> {
     block_on(async {
         let connection = Connection::open(target, cancel).await?;
-        let StreamRequest { command, environment, stdin, interruption } = request;
-        let start = Conversation::start(&connection, &command, None, &environment);
-        let mut conversation = connection.guard(cancel, start).await?;
+        let StreamRequest { command, environment, directory, stdin, interruption } = request;
+        let start = Start {
+            command: &command,
+            tty: None,
+            environment: &environment,
+            directory: directory.as_ref(),
+        };
+        let started = Conversation::start(&connection, start);
+        let mut conversation = connection.guard(cancel, started).await?;
         let outgoing = conversation.outgoing();
         let signals = match interruption {
             Interruption::Signals => Some(Signals::new(None).map_err(local("wait for signals"))?),
@@ -160,6 +177,7 @@ pub fn capture(
     let request = StreamRequest {
         command: Command::Argv(argv),
         environment: Vec::new(),
+        directory: None,
         stdin: Stdin::Null,
         interruption: Interruption::Cancel,
     };

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use crate::cancel::Cancel;
 
+pub use castra_wire::StartDirectory;
 pub use clock::set_clock;
 pub use connection::Target;
 pub use conversation::{Command, Stream};

@@ -1,43 +1,43 @@
 //! Commands over SSH: the requests that start them.
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use bytes::Bytes;
 use castra_flow::{Incoming, Message, Outgoing, ssh};
-use castra_wire::{EXEC_SUBSYSTEM, ExecHeader};
+use castra_wire::{EXEC_SUBSYSTEM, ExecHeader, StartDirectory};
 use russh::Pty;
 use russh::client::Msg;
 
-use super::conversation::{COMMAND, Command, Conversation, MAX_LINE_BYTES};
+use super::conversation::{COMMAND, Command, Conversation, MAX_LINE_BYTES, Start};
 use super::login::{Login, lost};
 use super::{SshError, Tty, quote};
 
 /// Starts a command. Returns once the guest has granted it. An agent of an older castra refuses an
 /// array and is sent a line instead, so anything read from stdin before that would be lost.
-pub(super) async fn start(
-    login: &Login,
-    command: &Command,
-    tty: Option<&Tty>,
-    environment: &[(OsString, OsString)],
-) -> Result<Conversation, SshError> {
+pub(super) async fn start(login: &Login, start: Start<'_>) -> Result<Conversation, SshError> {
     if login.is_to_own_server() {
-        return start_at_own_server(login, command, tty, environment).await;
+        return start_at_own_server(login, start).await;
     }
+    let Start { command, tty, environment, directory } = start;
     let argv = match command {
         Command::Argv(argv) => argv,
         Command::Line(line) => {
-            let line = Request::Line(line.as_bytes().to_vec());
+            let line = Request::Line([&entering(directory)[..], line.as_bytes()].concat());
             return request(login, line, tty, environment).await;
         }
-        Command::Shell => return request(login, Request::Shell, tty, environment).await,
+        Command::Shell => return request(login, shell(directory), tty, environment).await,
     };
-    let header = ExecHeader { arguments: argv.clone(), environment: environment.to_vec() };
-    let header = header.encode().map_err(|_| SshError::TooLong)?;
-    if let Some(started) = describe(login, header.into(), tty).await? {
-        return Ok(started);
+    let header = ExecHeader {
+        arguments: argv.clone(),
+        environment: environment.to_vec(),
+        directory: directory.cloned(),
+    };
+    let encoded = header.encode().map_err(|_| SshError::TooLong)?;
+    if let Some(started) = describe(login, encoded.into(), tty).await? {
+        return Ok(started.described_by(&header));
     }
-    let line = quote(argv);
+    let line = [entering(directory), quote(argv)].concat();
     if line.len() > MAX_LINE_BYTES {
         return Err(SshError::OldAgent { what: "more than 128 KiB of arguments" });
     }
@@ -48,19 +48,45 @@ pub(super) async fn start(
 /// in which every argument is quoted. Such servers drop most variables, so those are in the line.
 async fn start_at_own_server(
     login: &Login,
-    command: &Command,
-    tty: Option<&Tty>,
-    environment: &[(OsString, OsString)],
+    start: Start<'_>,
 ) -> Result<Conversation, SshError> {
-    let line = match command {
-        Command::Shell => return request(login, Request::Shell, tty, environment).await,
+    let Start { command, tty, environment, directory } = start;
+    let rest = match command {
+        Command::Shell => return request(login, shell(directory), tty, environment).await,
         Command::Line(line) => [exports(environment), line.as_bytes().to_vec()].concat(),
         Command::Argv(argv) => quote(&[variables(environment), argv.clone()].concat()),
     };
+    let line = [entering(directory), rest].concat();
     if line.len() > MAX_LINE_BYTES {
         return Err(SshError::NotOverOwnServer { what: "more than 128 KiB of arguments" });
     }
     request(login, Request::Line(line), tty, &[]).await
+}
+
+/// Returns the request for a shell, which first enters a directory.
+fn shell(directory: Option<&StartDirectory>) -> Request {
+    match directory {
+        None => Request::Shell,
+        Some(_) => Request::Line([&entering(directory)[..], br#"exec "$SHELL" -l"#].concat()),
+    }
+}
+
+/// Returns the beginning of a shell's line that enters a directory. All shells understand it,
+/// `csh` among them.
+fn entering(directory: Option<&StartDirectory>) -> Vec<u8> {
+    let Some(directory) = directory else { return Vec::new() };
+    let mut path = directory.path().to_owned();
+    if !path.as_encoded_bytes().starts_with(b"/") {
+        // It is neither an option nor looked up in CDPATH.
+        path = [OsStr::new("./"), &path].into_iter().collect();
+    }
+    let path = quote(&[path]);
+    match directory {
+        StartDirectory::Named(_) => [b"cd ", &path[..], b" || exit 126; "].concat(),
+        StartDirectory::Mounted(_) => {
+            [b"test -d ", &path[..], b" && cd ", &path, b"; "].concat()
+        }
+    }
 }
 
 /// Returns the beginning of a command that gets these variables.

@@ -8,7 +8,7 @@ use castra_wire::stream::{
 };
 use castra_wire::{
     AgentTask, Envelope, ExecHeader, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality,
-    Secret, Session, Stage, StageReached, encode,
+    Secret, Session, Stage, StageReached, StartDirectory, encode,
 };
 
 const REFERENCE: &str = include_str!("../../../../../docs/config.md");
@@ -116,10 +116,11 @@ pub(crate) fn control_messages() -> Vec<Vec<u8>> {
 
 /// Returns a short header and one with everything a header can have.
 pub(crate) fn exec_headers() -> Vec<Vec<u8>> {
-    let short = ExecHeader { arguments: vec!["true".into()], environment: Vec::new() };
+    let short = ExecHeader { arguments: vec!["true".into()], environment: Vec::new(), directory: None };
     let arguments = ["printf", "", "%s\n", "x"].map(Into::into).to_vec();
     let environment = vec![("A".into(), "".into()), ("LANG".into(), "C.UTF-8".into())];
-    let long = ExecHeader { arguments, environment };
+    let directory = Some(StartDirectory::Mounted("/src".into()));
+    let long = ExecHeader { arguments, environment, directory };
     [short, long].iter().map(|header| header.encode().expect("encodes").split_off(4)).collect()
 }
 

@@ -74,7 +74,7 @@ fn commands_streams_and_codes() {
 fn a_header_comes_in_any_pieces() {
     let guest = Guest::start();
     let arguments = ["sh", "-c", "cat; exit $1", "sh", "42"].map(Into::into).to_vec();
-    let header = ExecHeader { arguments, environment: Vec::new() }.encode().expect("encodes");
+    let header = ExecHeader { arguments, environment: Vec::new(), directory: None }.encode().expect("encodes");
     let mut ssh = client(&guest, "ssh");
     let mark = guest.scratch().join("connected");
     ssh.arg("-o").arg(format!("LocalCommand=touch {}", mark.display()));
@@ -97,7 +97,7 @@ fn a_header_comes_in_any_pieces() {
 #[test]
 fn what_is_no_header_runs_nothing() {
     let guest = Guest::start();
-    let whole = ExecHeader { arguments: vec!["true".into()], environment: Vec::new() }
+    let whole = ExecHeader { arguments: vec!["true".into()], environment: Vec::new(), directory: None }
         .encode()
         .expect("encodes");
     for bytes in

@@ -128,7 +128,7 @@ impl Guest {
         ssh::exec(
             &castra_engine::cancel::Cancel::new(),
             &self.target,
-            ExecRequest { command, tty, environment: Vec::new(), stdio },
+            ExecRequest { command, tty, environment: Vec::new(), directory: None, stdio },
         )
     }
 }

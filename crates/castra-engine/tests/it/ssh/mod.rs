@@ -2,6 +2,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod directory;
 mod foreign;
 mod guest;
 mod hostile;

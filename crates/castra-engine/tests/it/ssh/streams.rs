@@ -321,6 +321,7 @@ fn a_guest_that_sends_more_than_was_granted_is_cut_off() {
         command: Command::Line("true".into()),
         tty: None,
         environment: Vec::new(),
+        directory: None,
         stdio,
     };
     let error = exec(&Cancel::new(), &target, request).expect_err("is cut off");
@@ -422,7 +423,7 @@ signal.pause()";
         let (stdio, to_early, from_early, _errors) = pipes();
         let early = scope.spawn(|| {
             let (command, environment) = (Command::Line("cat".to_owned()), Vec::new());
-            let request = ExecRequest { command, tty: None, environment, stdio };
+            let request = ExecRequest { command, tty: None, environment, directory: None, stdio };
             exec(&Cancel::new(), &target, request).expect("runs")
         });
         let (mut to_early, mut echoed) = (File::from(to_early), [0]);

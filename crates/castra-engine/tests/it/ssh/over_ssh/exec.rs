@@ -84,6 +84,7 @@ fn the_environment_is_a_login_and_takes_requests() {
             ("GREETING".into(), "hello  you".into()),
             ("LANG".into(), "C.UTF-8".into()),
         ],
+        directory: None,
         stdio: streams,
     };
     let stdout = drain(stdout);

@@ -72,6 +72,7 @@ fn a_shell_is_a_login_shell() {
         command: ssh::Command::Shell,
         tty: tty(80, 24),
         environment: Vec::new(),
+        directory: None,
         stdio,
     };
     let cancel = castra_engine::cancel::Cancel::new();
@@ -152,6 +153,7 @@ fn exec_in_a_process_of_its_own() {
         command: Command::Line(line),
         tty: None,
         environment: Vec::new(),
+        directory: None,
         stdio: Stdio::inherit().expect("has streams"),
     };
     let exit = ssh::exec(&castra_engine::cancel::Cancel::new(), &target, request).expect("runs");
