@@ -18,6 +18,10 @@ const EXAMPLE: &str = "CASTRA_TEST_EXAMPLE";
 /// Runs an example in a project, and returns its stdout and stderr.
 fn example(name: &str, project: &Project) -> (String, String) {
     let castra = project.castra(&[]);
+    // It serves mounts.
+    let own = std::path::Path::new(castra.get_program()).parent().expect("a directory");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = [own.to_owned()].into_iter().chain(std::env::split_paths(&path));
     let mut command = Command::new(std::env::current_exe().expect("a path"));
     command.args(["--exact", &format!("library::example_{name}"), "--nocapture"]);
     command.current_dir(project.path());
@@ -27,6 +31,7 @@ fn example(name: &str, project: &Project) -> (String, String) {
             None => command.env_remove(name),
         };
     }
+    command.env("PATH", std::env::join_paths(path).expect("a path"));
     let output = command.env(EXAMPLE, name).output().expect("runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
@@ -68,7 +73,8 @@ fn a_vm_of_a_program_is_a_vm_of_castra() {
     let (stdout, _) = example("up", &project);
     for line in [
         "alpine-minimal is up, ran already: false",
-        "12 /root/notes.txt",
+        "12 /root/notes.txt\n",
+        "12 notes.txt\n",
         "alpine-minimal\n",
         "Some(\"suspended\")",
         "stopped: true",

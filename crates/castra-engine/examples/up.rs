@@ -24,6 +24,12 @@ pub(crate) fn main() -> Result<()> {
     vm.copy_out("/etc/hostname", "hostname.txt")?;
     println!("{}", fs::read_to_string("hostname.txt").unwrap_or_default().trim());
 
+    // The VM sees this directory, served by the program `castra`, until it stops.
+    vm.mount(".", "/here")?;
+    let output = vm.command(["wc", "-c", "notes.txt"]).current_dir("/here").output()?;
+    println!("{}", output.stdout_text().trim());
+    vm.unmount("/here")?;
+
     // The memory is saved, and the next `up` continues from it.
     vm.suspend()?;
     println!("{:?}", vm.status()?.map(|status| status.state.name()));

@@ -1,12 +1,13 @@
 //! A VM of a project.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::command::Settings;
 use super::guest::{self, Recorded, Way};
 use super::{Command, Down, Project, Up};
 use crate::error::Result;
+use crate::guest::Mount;
 use crate::guest::ssh::Copied;
 use crate::vm::{self, VmStatus};
 
@@ -105,6 +106,55 @@ impl Vm {
     /// Fails as [`Self::copy_in`] does.
     pub fn copy_out(&self, remote: impl AsRef<OsStr>, local: impl AsRef<Path>) -> Result<Copied> {
         guest::copy_out(&self.guest(), remote.as_ref(), local.as_ref())
+    }
+
+    /// Lets the running VM read and write a directory of this machine, at an absolute path of its
+    /// own, until [`Self::unmount`] or [`Self::down`]. Every user of the VM may do there what this
+    /// process may. The mount outlives this process, a suspend, and is in clones. It is served by
+    /// the program `castra`, which is looked up in `PATH`.
+    ///
+    /// ```no_run
+    /// # fn main() -> castra_engine::Result<()> {
+    /// let project = castra_engine::Castra::new()?.project("demo")?;
+    /// let vm = project.vm("web");
+    /// vm.mount(".", "/src")?;
+    /// let output = vm.command(["make", "test"]).current_dir("/src").output()?;
+    /// print!("{}", output.stdout_text());
+    /// vm.unmount("/src")
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Fails for a VM that does not run or boots natively, a directory that is missing or belongs
+    /// to another user, and a place in the guest that is its system's or another mount's.
+    pub fn mount(&self, host: impl Into<PathBuf>, guest: impl Into<String>) -> Result<()> {
+        self.make_mount(host.into(), guest.into(), false)
+    }
+
+    /// Lets the running VM read a directory of this machine, as [`Self::mount`] does.
+    ///
+    /// # Errors
+    /// Fails as [`Self::mount`] does.
+    pub fn mount_read_only(
+        &self,
+        host: impl Into<PathBuf>,
+        guest: impl Into<String>,
+    ) -> Result<()> {
+        self.make_mount(host.into(), guest.into(), true)
+    }
+
+    /// Unmounts the directory that is mounted at this path of the running VM.
+    ///
+    /// # Errors
+    /// Fails if nothing is mounted there, or programs of the VM use it.
+    pub fn unmount(&self, guest: &str) -> Result<()> {
+        Ok(vm::unmount(&self.name, guest, self.project.lend())?)
+    }
+
+    fn make_mount(&self, host: PathBuf, guest: String, read_only: bool) -> Result<()> {
+        let mount = Mount { host, guest, read_only };
+        vm::mount(&self.name, &mount, self.project.lend())?;
+        Ok(())
     }
 
     fn guest(&self) -> Recorded<'_> {

@@ -51,9 +51,8 @@ impl Mounts {
     /// Returns `true` for a path at or below the directory of a mount that is there.
     pub(crate) async fn have(&self, path: &OsStr) -> bool {
         let kept = self.kept.lock().await;
-        kept.iter().any(|(at, mount)| {
-            Path::new(path).starts_with(at) && !mount.sessions.is_closed()
-        })
+        kept.iter()
+            .any(|(at, mount)| Path::new(path).starts_with(at) && !mount.sessions.is_closed())
     }
 
     /// Serves a stream of the host: mounts the directory, or gives the mount that is there already

@@ -253,7 +253,8 @@ mod tests {
         let environment = Environment::from([("NAME".into(), "a value".into())]);
         let arguments = arguments.iter().map(|word| OsStr::new(word).into()).collect();
         let files = vec![file.into()];
-        let order = Order::new(&Invocation { files, arguments, environment: &environment }, &user, None)?;
+        let order =
+            Order::new(&Invocation { files, arguments, environment: &environment }, &user, None)?;
         let null = File::open("/dev/null")?;
         let (mut output, input) = io::pipe()?;
         let streams = Streams::Pipes([null.as_fd(), input.as_fd(), null.as_fd()]);

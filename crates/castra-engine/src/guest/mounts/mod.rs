@@ -194,8 +194,12 @@ mod tests {
         use std::os::unix::ffi::OsStrExt as _;
 
         let mount = |host: &str, guest: &str| Mount { host: host.into(), ..mount(guest) };
-        let mounts =
-            [mount("/a", "/outer"), mount("/a/b", "/inner"), mount("/a/b", "/twin"), mount("/c", "/c")];
+        let mounts = [
+            mount("/a", "/outer"),
+            mount("/a/b", "/inner"),
+            mount("/a/b", "/twin"),
+            mount("/c", "/c"),
+        ];
         let odd = Path::new(OsStr::from_bytes(b"/a/\xff/x"));
         for (path, guest) in [
             (Path::new("/a"), Some(&b"/outer"[..])),

@@ -82,10 +82,7 @@ impl Conversation {
 
     /// Starts a command. Returns once the guest has granted it; nothing may be read from stdin
     /// before that.
-    pub(super) async fn start(
-        connection: &Connection,
-        start: Start<'_>,
-    ) -> Result<Self, SshError> {
+    pub(super) async fn start(connection: &Connection, start: Start<'_>) -> Result<Self, SshError> {
         if matches!(start.command, Command::Line(line) if line.len() > MAX_LINE_BYTES) {
             return Err(SshError::TooLong);
         }

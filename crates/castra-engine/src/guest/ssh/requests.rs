@@ -46,10 +46,7 @@ pub(super) async fn start(login: &Login, start: Start<'_>) -> Result<Conversatio
 
 /// Starts a command at a server that has SSH's own requests only: the user's shell parses a line
 /// in which every argument is quoted. Such servers drop most variables, so those are in the line.
-async fn start_at_own_server(
-    login: &Login,
-    start: Start<'_>,
-) -> Result<Conversation, SshError> {
+async fn start_at_own_server(login: &Login, start: Start<'_>) -> Result<Conversation, SshError> {
     let Start { command, tty, environment, directory } = start;
     let rest = match command {
         Command::Shell => return request(login, shell(directory), tty, environment).await,
@@ -83,9 +80,7 @@ fn entering(directory: Option<&StartDirectory>) -> Vec<u8> {
     let path = quote(&[path]);
     match directory {
         StartDirectory::Named(_) => [b"cd ", &path[..], b" || exit 126; "].concat(),
-        StartDirectory::Mounted(_) => {
-            [b"test -d ", &path[..], b" && cd ", &path, b"; "].concat()
-        }
+        StartDirectory::Mounted(_) => [b"test -d ", &path[..], b" && cd ", &path, b"; "].concat(),
     }
 }
 

@@ -116,7 +116,8 @@ pub(crate) fn control_messages() -> Vec<Vec<u8>> {
 
 /// Returns a short header and one with everything a header can have.
 pub(crate) fn exec_headers() -> Vec<Vec<u8>> {
-    let short = ExecHeader { arguments: vec!["true".into()], environment: Vec::new(), directory: None };
+    let short =
+        ExecHeader { arguments: vec!["true".into()], environment: Vec::new(), directory: None };
     let arguments = ["printf", "", "%s\n", "x"].map(Into::into).to_vec();
     let environment = vec![("A".into(), "".into()), ("LANG".into(), "C.UTF-8".into())];
     let directory = Some(StartDirectory::Mounted("/src".into()));

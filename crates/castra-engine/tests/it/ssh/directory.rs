@@ -63,7 +63,11 @@ fn commands_lines_and_shells_start_in_their_directory() {
             let (named, mounted) = (StartDirectory::Named, StartDirectory::Mounted);
             assert_eq!(said(Some(named(place.clone().into()))), there, "{way} {command:?}");
             assert_eq!(said(Some(mounted(place.clone().into()))), there, "{way} {command:?}");
-            assert_eq!(said(Some(mounted(missing.clone().into()))), said(None), "{way} {command:?}");
+            assert_eq!(
+                said(Some(mounted(missing.clone().into()))),
+                said(None),
+                "{way} {command:?}"
+            );
             let refused = said(Some(named(missing.clone().into())));
             assert_eq!(refused.0, GuestExit::Code(126), "{way} {command:?}: {refused:?}");
         }

@@ -74,7 +74,9 @@ fn commands_streams_and_codes() {
 fn a_header_comes_in_any_pieces() {
     let guest = Guest::start();
     let arguments = ["sh", "-c", "cat; exit $1", "sh", "42"].map(Into::into).to_vec();
-    let header = ExecHeader { arguments, environment: Vec::new(), directory: None }.encode().expect("encodes");
+    let header = ExecHeader { arguments, environment: Vec::new(), directory: None }
+        .encode()
+        .expect("encodes");
     let mut ssh = client(&guest, "ssh");
     let mark = guest.scratch().join("connected");
     ssh.arg("-o").arg(format!("LocalCommand=touch {}", mark.display()));
@@ -97,9 +99,10 @@ fn a_header_comes_in_any_pieces() {
 #[test]
 fn what_is_no_header_runs_nothing() {
     let guest = Guest::start();
-    let whole = ExecHeader { arguments: vec!["true".into()], environment: Vec::new(), directory: None }
-        .encode()
-        .expect("encodes");
+    let whole =
+        ExecHeader { arguments: vec!["true".into()], environment: Vec::new(), directory: None }
+            .encode()
+            .expect("encodes");
     for bytes in
         [Vec::new(), whole[..whole.len() - 1].to_vec(), vec![0xff; 64], vec![0, 0, 0, 1, 7]]
     {

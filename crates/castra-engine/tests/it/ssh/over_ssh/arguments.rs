@@ -31,7 +31,13 @@ pub(in crate::ssh) fn exec(
     let (stdio, stdin, stdout, _stderr) = pipes();
     File::from(stdin).write_all(input).expect("fits into a pipe");
     let stdout = drain(stdout);
-    let request = ExecRequest { command: Command::Argv(argv), tty: None, environment, directory: None, stdio };
+    let request = ExecRequest {
+        command: Command::Argv(argv),
+        tty: None,
+        environment,
+        directory: None,
+        stdio,
+    };
     let exit = ssh::exec(&Cancel::new(), target, request)?;
     Ok((exit, stdout.join().expect("reads")))
 }
