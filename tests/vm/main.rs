@@ -14,6 +14,7 @@ mod library;
 mod lifecycle;
 mod manage;
 mod modules;
+mod mount_lives;
 mod mounts;
 mod own_disk;
 mod own_kernel;

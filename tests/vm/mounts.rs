@@ -9,12 +9,12 @@ use castra_test_support::{Ended, Project, eventually, tool};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-const VM: &str = "alpine-minimal";
+pub(crate) const VM: &str = "alpine-minimal";
 
 /// Longest time for which anything in a mount may hang.
 const LONGEST_HANG: Duration = Duration::from_secs(5);
 
-fn sh(project: &Project, script: &str) -> Ended {
+pub(crate) fn sh(project: &Project, script: &str) -> Ended {
     project.run(&["exec", "-n", VM, "--", "sh", "-c", script])
 }
 
@@ -26,7 +26,7 @@ fn quiet(up: Ended) {
 }
 
 /// Returns the process that serves the VM's mounts.
-fn companion(project: &Project) -> Option<Pid> {
+pub(crate) fn companion(project: &Project) -> Option<Pid> {
     let status = project.run(&["status", "--json", VM]).ok();
     let status: Value = serde_json::from_slice(&status.stdout).expect("JSON");
     let pid = status["vms"][0]["companion_pid"].as_i64()?;
@@ -39,7 +39,7 @@ fn is_alive(pid: Pid) -> bool {
 }
 
 /// Returns a project whose VM sees `shared` as `/src` and `fixed`, with 2,000 files, as `/fixed`.
-fn project() -> Project {
+pub(crate) fn project() -> Project {
     let project = Project::new();
     for directory in ["shared", "fixed"] {
         fs::create_dir(project.path().join(directory)).expect("a directory");
