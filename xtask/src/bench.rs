@@ -7,6 +7,7 @@ mod common;
 mod disk;
 mod floor;
 mod images;
+mod mounts;
 mod plain;
 mod quicksand;
 mod real_disks;
@@ -27,6 +28,8 @@ pub(crate) enum Part {
     Images,
     /// From an image to a command in a VM; takes minutes.
     Boots,
+    /// Files of the host in a VM; takes minutes.
+    Mounts,
     /// Boots and restores of distributions' disks; takes a quarter of an hour, as root.
     Disks,
     /// A command in a fresh VM, beside the same by quicksand; takes minutes.
@@ -35,7 +38,8 @@ pub(crate) enum Part {
 
 impl Part {
     /// All parts, in the order of the table.
-    pub(crate) const ALL: [Self; 4] = [Self::Images, Self::Boots, Self::Disks, Self::Quicksand];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Images, Self::Boots, Self::Mounts, Self::Disks, Self::Quicksand];
 
     /// Returns the part with this name.
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -46,6 +50,7 @@ impl Part {
         match self {
             Self::Images => "images",
             Self::Boots => "boots",
+            Self::Mounts => "mounts",
             Self::Disks => "disks",
             Self::Quicksand => "quicksand",
         }
@@ -61,6 +66,7 @@ pub(crate) fn run_bench(parts: &[Part]) -> Result<(), String> {
         rows.extend(match part {
             Part::Images => images::measure()?,
             Part::Boots => boots::measure()?,
+            Part::Mounts => mounts::measure()?,
             Part::Disks => real_disks::measure()?,
             Part::Quicksand => quicksand::measure()?,
         });

@@ -25,7 +25,7 @@ cargo xtask test [ARGS]   install what tests need, run all of them; ARGS go to t
 cargo xtask ci [--full]   formatting, lints, licences, documentation, all tests; --full: those of \
     all disks, too, and those of VMs
                           also under the QEMU of Debian's backports
-cargo xtask bench [--newer-qemu] [images|boots|disks|quicksand]
+cargo xtask bench [--newer-qemu] [images|boots|mounts|disks|quicksand]
                           how fast Castra is, as ratios against baselines measured in the same \
     run; --newer-qemu:
                           with the QEMU of Debian's backports

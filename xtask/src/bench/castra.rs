@@ -31,9 +31,14 @@ impl Castra {
     }
 
     pub(super) fn run(&self, arguments: &[&str]) -> Result<(), String> {
+        self.output(arguments).map(drop)
+    }
+
+    /// Runs a command and returns what it prints.
+    pub(super) fn output(&self, arguments: &[&str]) -> Result<String, String> {
         let output = self.command(arguments).output().map_err(|error| error.to_string())?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let command = arguments.get(..2).unwrap_or(arguments).join(" ");
         Err(format!("castra {command} failed: {}", String::from_utf8_lossy(&output.stderr)))
