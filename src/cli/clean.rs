@@ -21,6 +21,9 @@ use super::table::table;
 /// Kind of a VM whose project is gone.
 const ORPHAN: &str = "orphan";
 
+/// Kind of a process that has outlived its VM, whose mounts it served.
+const COMPANION: &str = "companion";
+
 /// Outcome of `castra clean`.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct CleanedUp {
@@ -37,13 +40,13 @@ pub(super) struct CleanedUp {
 /// One thing that was removed, or would be.
 #[derive(Serialize, JsonSchema)]
 struct Removed {
-    /// `disk`, `vm`, `record`, `layer`, `image`, `quarantine`, `log`, `leftover`, `cache` or
-    /// `orphan`.
+    /// `disk`, `vm`, `record`, `layer`, `image`, `quarantine`, `log`, `leftover`, `cache`,
+    /// `orphan` or `companion`.
     kind: &'static str,
     /// The VM it belonged to, if it belonged to one.
     vm: Option<String>,
     /// File or directory removed; for a record in the quarantine, where it is now; for an orphan,
-    /// where its project was.
+    /// where its project was; for a companion, where its sockets were.
     path: PathBuf,
     /// Bytes freed: 0 if the file has another name elsewhere.
     freed_bytes: u64,
@@ -152,11 +155,14 @@ impl CleanedUp {
         }
         let freed = ByteSize(self.freed_bytes);
         let orphans = self.removed.iter().filter(|one| one.kind == ORPHAN).count();
+        let companions = self.removed.iter().filter(|one| one.kind == COMPANION).count();
         printer.success(&match (self.removed.is_empty(), self.dry_run) {
             _ if orphans > 0 && self.dry_run => format!("{orphans} would be stopped"),
             _ if orphans > 0 => {
                 format!("{orphans} stopped; their disks were gone with their projects")
             }
+            _ if companions > 0 && self.dry_run => format!("{companions} would be ended"),
+            _ if companions > 0 => format!("{companions} ended"),
             (true, _) => "nothing to remove".to_owned(),
             (false, true) => format!("{freed} would be freed"),
             (false, false) => format!("{freed} freed"),
@@ -168,7 +174,9 @@ impl CleanedUp {
 /// Ends VMs whose projects are gone; if `clean` names VMs, only those.
 fn end_orphans(clean: &CleanArgs, context: &CommandContext) -> Result<ExitCode> {
     let orphans = vm::orphans();
-    let names: Vec<&String> = orphans.iter().map(|orphan| &orphan.vm).collect();
+    let companions = vm::outlived_companions(&context.runtime);
+    let names = orphans.iter().map(|orphan| &orphan.vm);
+    let names: Vec<&String> = names.chain(companions.iter().map(|one| &one.vm)).collect();
     if let Some(unknown) = clean.vms.iter().find(|name| !names.contains(name)) {
         return Err(RecordError::unknown(unknown, &names).into());
     }
@@ -181,6 +189,14 @@ fn end_orphans(clean: &CleanArgs, context: &CommandContext) -> Result<ExitCode> 
         }
         let (vm, path) = (Some(orphan.vm.clone()), orphan.directory.clone());
         removed.push(Removed { kind: ORPHAN, vm, path, freed_bytes: 0 });
+    }
+    let is_wanted = |vm: &String| clean.vms.is_empty() || clean.vms.contains(vm);
+    for companion in companions.into_iter().filter(|companion| is_wanted(&companion.vm)) {
+        if !clean.dry_run {
+            vm::end_companion(&companion);
+        }
+        let (vm, path) = (Some(companion.vm), companion.sockets);
+        removed.push(Removed { kind: COMPANION, vm, path, freed_bytes: 0 });
     }
     let freed_bytes = removed.iter().map(|one| one.freed_bytes).sum();
     let content = CleanedUp { dry_run: clean.dry_run, removed, kept: Vec::new(), freed_bytes };

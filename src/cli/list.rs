@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use castra_engine::error::{Error, Result};
 use castra_engine::host::since_unix_ms;
 use castra_engine::size::ByteSize;
-use castra_engine::vm::{self, ListedVm, VmState};
+use castra_engine::vm::{self, ListedVm, OutlivedCompanion, VmState};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -88,6 +88,12 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
     let text = if content.vms.is_empty() { String::new() } else { content.text() };
     context.printer.show(&content, &text)?;
     content.print(context.printer);
+    for OutlivedCompanion { vm, pid, .. } in vm::outlived_companions(&context.runtime) {
+        context.printer.tip(&format!(
+            "Process {pid} served the mounts of VM `{vm}`, and has outlived it. `castra clean \
+            --orphans` ends it."
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -253,6 +253,9 @@ fn of_cloud_init(vm: &str, state: &CloudInitState) -> Option<String> {
 fn report_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for (name, status) in known {
+        for fault in status.as_ref().map(VmStatus::mount_faults).unwrap_or_default() {
+            printer.tip(&format!("{}. {}", fault.in_words(&name), fault.way_out(&name)));
+        }
         match status {
             Ok(status) if status.state == VmState::Crashed => {
                 let why = status

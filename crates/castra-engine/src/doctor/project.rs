@@ -1,5 +1,5 @@
 //! The project of this directory: its configuration, and whether its VMs match their records; also
-//! VMs of deleted projects.
+//! VMs of deleted projects, and processes that have outlived their VM.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -21,6 +21,12 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
             format!("VM `{vm}` is running (process {pid}), but its project in {directory} is gone");
         Finding::warning(Area::Project, "orphan", message)
             .with_fix(format!("`castra clean --orphans {vm}` stops it."))
+    }));
+    findings.extend(vm::outlived_companions(subject.context).into_iter().map(|companion| {
+        let (vm, pid) = (&companion.vm, companion.pid);
+        let message = format!("process {pid} served the mounts of VM `{vm}`, and has outlived it");
+        Finding::warning(Area::Project, "companion", message)
+            .with_fix("`castra clean --orphans` ends it.")
     }));
     findings
 }
@@ -71,6 +77,10 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
         findings.extend(
             status.as_ref().ok().and_then(|status| Some(of_clock(&name, status.clock_ahead_ms?))),
         );
+        for fault in status.as_ref().map(VmStatus::mount_faults).unwrap_or_default() {
+            let finding = Finding::warning(Area::Project, "vm-mounts", fault.in_words(&name));
+            findings.push(finding.with_fix(fault.way_out(&name)));
+        }
         findings.push(of_vm(&name, status));
     }
     findings

@@ -109,7 +109,10 @@ pub use inspect::{
 };
 pub use kernel::{boots_by_uefi, check_own_disk, firmware_of};
 pub use mount::{mount, unmount};
-pub use mounts::{grant_mounts, ungranted_mounts};
+pub use mounts::{
+    MountFault, OutlivedCompanion, end_companion, grant_mounts, outlived_companions,
+    ungranted_mounts,
+};
 pub use parallel::PerVm;
 pub use plan::{BasePlan, Plan, VmPlan, only_declared};
 pub use project::ProjectRef;

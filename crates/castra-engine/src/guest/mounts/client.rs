@@ -4,6 +4,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal};
 
 use super::{Answer, Mount, MountState, Order};
@@ -15,6 +16,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Time for the requests that are being answered, when the machine is to be saved.
 const DRAIN_LIMIT: Duration = Duration::from_secs(4);
+
+/// Time for the process to end after SIGKILL.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
 
 /// Longest answer, in bytes.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
@@ -88,10 +92,20 @@ impl Companion {
 
     /// Ends the process, which does not answer. Requests that it has not answered fail.
     pub fn kill(&self) {
-        if let Some(pid) = self.pid() {
-            // It may have ended.
+        // Another process may have the number of one that has ended.
+        if let Some(pid) = self.pid().filter(|_| !self.ends_within(Duration::ZERO)) {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
+            // Its socket must not be taken for the next one's.
+            self.ends_within(KILL_LIMIT);
         }
+    }
+
+    /// Waits for the end of the process. Returns `false` if it does not end in time.
+    pub fn ends_within(&self, limit: Duration) -> bool {
+        let limit = Timespec::try_from(limit).ok();
+        // The kernel closes the connection, and nothing else does.
+        let mut socket = [PollFd::new(&self.socket, PollFlags::empty())];
+        poll(&mut socket, limit.as_ref()).is_ok_and(|ended| ended > 0)
     }
 
     fn order(&mut self, order: &Order, limit: Duration) -> io::Result<Answer> {

@@ -3,13 +3,17 @@
 //! The path has been resolved when the user agreed to the mount. A guest that can write to a
 //! directory above it may since have put a link there, which leads anywhere.
 
+use std::ffi::OsStr;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, PathBuf};
 
 #[cfg(target_os = "linux")]
 use rustix::fd::AsRawFd as _;
 use rustix::fd::OwnedFd;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat};
+use rustix::io::Errno;
+
+use super::Mount;
 
 /// An open directory.
 pub(super) struct Place {
@@ -20,11 +24,13 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Opens a directory by its absolute path.
+    /// Opens the directory of a mount.
     ///
     /// # Errors
-    /// Fails if it is gone, or a part of its path is a link or no directory.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    /// Fails, with a reason for the user, if it is gone, a part of its path is a link or no
+    /// directory, or it belongs to another user.
+    pub(super) fn open(mount: &Mount) -> io::Result<Self> {
+        let path = &mount.host;
         #[cfg(target_os = "linux")]
         let access = OFlags::PATH;
         #[cfg(not(target_os = "linux"))]
@@ -35,10 +41,19 @@ impl Place {
             match part {
                 Component::RootDir => {}
                 Component::Normal(name) => {
-                    directory = openat(&directory, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
+                    let opened = openat(&directory, name, flags | OFlags::NOFOLLOW, Mode::empty());
+                    directory = opened.map_err(|error| match error {
+                        Errno::NOENT => io::Error::new(io::ErrorKind::NotFound, "it is gone"),
+                        Errno::NOTDIR | Errno::LOOP => not_a_directory(&directory, name),
+                        error => error.into(),
+                    })?;
                 }
                 _ => return Err(io::ErrorKind::InvalidInput.into()),
             }
+        }
+        let (owner, user) = (fstat(&directory)?.st_uid, rustix::process::geteuid().as_raw());
+        if owner != user && !(owner == 0 && mount.read_only) {
+            return Err(io::Error::other("it belongs to another user"));
         }
         Ok(Self {
             directory,
@@ -60,12 +75,56 @@ impl Place {
     }
 }
 
+fn not_a_directory(parent: &OwnedFd, name: &OsStr) -> io::Error {
+    let found = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    let is_link =
+        found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Symlink);
+    io::Error::other(match is_link {
+        true => "a link has replaced it or a directory above it",
+        false => "it is no directory any more",
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+    use std::path::Path;
 
     use super::*;
+
+    fn open(path: &Path) -> io::Result<Place> {
+        Place::open(&Mount { host: path.to_owned(), guest: "/src".into(), read_only: false })
+    }
+
+    #[test]
+    fn the_reason_is_for_the_user() {
+        let top = tempfile::tempdir().expect("a directory");
+        let top = top.path().canonicalize().expect("a path");
+        fs::write(top.join("file"), "x").expect("written");
+        symlink("file", top.join("link")).expect("linked");
+        for (name, reason) in [
+            ("gone", "it is gone"),
+            ("gone/below", "it is gone"),
+            ("file", "it is no directory any more"),
+            ("link", "a link has replaced it or a directory above it"),
+            ("link/below", "a link has replaced it or a directory above it"),
+        ] {
+            let error = open(&top.join(name)).err().expect(name);
+            assert_eq!(error.to_string(), reason, "{name}");
+        }
+        let of_root = Path::new("/usr");
+        let is_root = rustix::process::geteuid().is_root();
+        assert_eq!(open(of_root).is_ok(), is_root, "it belongs to another user");
+        let read_only = Mount { host: of_root.into(), guest: "/src".into(), read_only: true };
+        assert!(Place::open(&read_only).is_ok());
+        if is_root {
+            rustix::fs::chown(&top, Some(rustix::fs::Uid::from_raw(65534)), None)
+                .expect("given away");
+            let error = open(&top).err().expect("of another");
+            assert_eq!(error.to_string(), "it belongs to another user");
+        }
+    }
 
     #[test]
     fn no_link_leads_elsewhere() {
@@ -73,12 +132,12 @@ mod tests {
         let top = top.path().canonicalize().expect("a path");
         fs::create_dir_all(top.join("a/b")).expect("made");
         fs::write(top.join("a/b/file"), "x").expect("written");
-        let place = Place::open(&top.join("a/b")).expect("opens");
+        let place = open(&top.join("a/b")).expect("opens");
         fs::rename(top.join("a"), top.join("c")).expect("moved");
         symlink(top.join("c"), top.join("a")).expect("linked");
-        assert!(Place::open(&top.join("a/b")).is_err(), "through a link");
-        assert!(Place::open(&top.join("a")).is_err(), "a link");
-        assert!(Place::open(&top.join("c/../c/b")).is_err() && Place::open("a".as_ref()).is_err());
+        assert!(open(&top.join("a/b")).is_err(), "through a link");
+        assert!(open(&top.join("a")).is_err(), "a link");
+        assert!(open(&top.join("c/../c/b")).is_err() && open("a".as_ref()).is_err());
         if cfg!(target_os = "linux") {
             assert_eq!(fs::read_to_string(place.path().join("file")).expect("read"), "x");
         }

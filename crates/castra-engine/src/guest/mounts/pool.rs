@@ -60,7 +60,7 @@ impl Pool {
     /// Fails if the directory cannot be opened, or a thread cannot be started.
     pub(super) fn start(mount: &Mount) -> io::Result<Self> {
         let access = if mount.read_only { Access::ReadOnly } else { Access::ReadWrite };
-        let place = Place::open(&mount.host)?;
+        let place = Place::open(mount)?;
         let server = Arc::new(Server::new(Directory::open(&place.path(), access, OWNER)?));
         let place = Arc::new(place);
         let (jobs, queue) = mpsc::channel::<Job>();

@@ -140,9 +140,6 @@ impl Explain for MountError {
                 "Programs in the VM can do that, too. If you want it, run `castra up {vm} \
                 --allow-mounts` once."
             )),
-            Self::Unsupported { vm, .. } => {
-                Some(format!("A VM with Castra's agent has them after `castra restart {vm}`."))
-            }
             _ => None,
         }
     }

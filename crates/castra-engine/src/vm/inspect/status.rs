@@ -18,7 +18,7 @@ use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
 use crate::vm::error::{VmError, VmIoError};
 use crate::vm::full_disk::FullDisk;
 use crate::vm::monitor::is_paused;
-use crate::vm::mounts;
+use crate::vm::mounts::{self, MountFault};
 use crate::vm::parallel::PerVm;
 use crate::vm::record::{
     BootRecord, Crash, KernelRecord, MissingModules, NativeRecord, Record, VmState, copy_of, crash,
@@ -94,6 +94,29 @@ pub struct VmStatus {
     /// Milliseconds by which its clock is ahead of this machine's, if its guest was asked and
     /// reports its time.
     pub clock_ahead_ms: Option<i64>,
+}
+
+impl VmStatus {
+    /// Returns the faults of its mounts, if it is running.
+    pub fn mount_faults(&self) -> Vec<MountFault> {
+        if self.state != VmState::Running || self.is_frozen || self.mounts.is_empty() {
+            return Vec::new();
+        }
+        let Some(pid) = self.companion_pid else { return vec![MountFault::NotServed] };
+        if self.mounts.iter().all(|(_, state)| state.is_none()) {
+            return vec![MountFault::Silent { pid }];
+        }
+        let fault = |(mount, state): &(Mount, Option<MountState>)| {
+            let reason = match state {
+                Some(MountState::Mounted) => return None,
+                Some(MountState::Waiting) => "its agent has not answered yet".to_owned(),
+                Some(MountState::Failed(reason)) => reason.clone(),
+                None => "it was not asked to".to_owned(),
+            };
+            Some(MountFault::NotMounted { guest: mount.guest.clone(), reason })
+        };
+        self.mounts.iter().filter_map(fault).collect()
+    }
 }
 
 /// Returns the VMs of a project that have a record, by name. An unreadable record gives an error.

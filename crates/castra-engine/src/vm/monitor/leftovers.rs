@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::layout::{SocketsLayout, VmLayout};
 use crate::qemu::{is_listened_at, remove_sockets};
+use crate::vm::mounts::end_leftover;
 
 /// Checks of a socket whose QEMU has just ended: the kernel frees its locks a moment before it
 /// closes its sockets.
@@ -32,6 +33,7 @@ pub(in crate::vm) fn clean_up_run(files: &VmLayout, sockets: &SocketsLayout) {
     }
     // Sockets at which a QEMU listens belong to another VM, whatever a record says.
     if sockets.of_every_vm().iter().all(|socket| is_abandoned(socket)) {
+        end_leftover(sockets);
         remove_sockets(sockets);
     }
 }

@@ -15,7 +15,7 @@ use crate::vm::error::MountError;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::BootRecord;
 
-use super::check_granted;
+use super::{NATIVE, check_granted};
 
 /// Time for a companion to listen.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -91,8 +91,7 @@ pub(in crate::vm) fn mount_now(
     project: ProjectRef<'_>,
 ) -> Result<(), MountError> {
     if !boot.has_agent() {
-        let reason = "it boots natively, without Castra's agent";
-        return Err(MountError::Unsupported { vm: vm.to_owned(), reason });
+        return Err(MountError::Unsupported { vm: vm.to_owned(), reason: NATIVE });
     }
     let mut companion = attach(vm, boot, project, Lifetime::Own).connect()?;
     mount_by(vm, &mut companion, mount)

@@ -4,10 +4,11 @@
 //! once a companion that was killed is started again.
 
 mod companion;
+mod fault;
 mod grants;
+mod outlived;
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,9 +24,18 @@ use super::project::ProjectRef;
 use super::record::{BootRecord, Record};
 
 pub(super) use companion::{Attachment, attach, mount_now, unmount_now};
+pub use fault::MountFault;
+pub(super) use outlived::end_leftover;
+pub use outlived::{OutlivedCompanion, end_companion, outlived_companions};
+
+/// Reason why a VM has no mounts.
+const NATIVE: &str = "it boots natively, without Castra's agent";
 
 /// Time for a companion's list of mounts, for `status`.
-const LIST_LIMIT: Duration = Duration::from_millis(500);
+const LIST_LIMIT: Duration = Duration::from_secs(1);
+
+/// Time for it before the companion is replaced.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Returns the mounts that a VM starts with, their directories checked and without links.
 ///
@@ -54,6 +64,20 @@ pub(super) fn of_start(
         return Err(MountError::TooMany { vm: vm.clone() });
     }
     Ok(mounts)
+}
+
+/// Returns the mounts that a guest can have: none if it boots without an agent, which is a warning.
+pub(super) fn of_guest<'a>(
+    vm: &str,
+    mounts: &'a [Mount],
+    has_agent: bool,
+    context: &RuntimeContext,
+) -> &'a [Mount] {
+    if has_agent || mounts.is_empty() {
+        return mounts;
+    }
+    warn(&MountError::Unsupported { vm: vm.to_owned(), reason: NATIVE }, context);
+    &[]
 }
 
 /// Returns a mount whose directory is checked and has no links.
@@ -161,6 +185,26 @@ pub(super) fn ensure(record: &Record, project: ProjectRef<'_>) {
     }
 }
 
+/// Ensures that a VM in which commands can run has all its mounts: those that have failed are tried
+/// again, and a companion that does not answer is replaced. One that cannot be mounted is a warning.
+pub(super) fn restore(record: &Record, project: ProjectRef<'_>) {
+    let Some(boot) = record.boot.as_ref().filter(|boot| !boot.mounts.is_empty()) else { return };
+    if let Ok(mut companion) = Companion::connect(&boot.socket_paths()) {
+        match companion.list(PATIENCE) {
+            Ok(known) if boot.mounts.iter().all(|mount| is_mounted(mount, &known)) => return,
+            Ok(_) => {}
+            Err(_) => companion.kill(),
+        }
+    }
+    for error in attach(&record.name, boot, project, Lifetime::Own).finish() {
+        warn(&error, project.context);
+    }
+}
+
+fn is_mounted(mount: &Mount, known: &[(Mount, MountState)]) -> bool {
+    known.iter().any(|(other, state)| other == mount && *state == MountState::Mounted)
+}
+
 /// Reports that a mount is not there.
 pub(super) fn warn(error: &MountError, context: &RuntimeContext) {
     use std::error::Error as _;
@@ -190,12 +234,10 @@ pub(super) fn states(boot: &BootRecord) -> (Vec<(Mount, Option<MountState>)>, Op
     if boot.mounts.is_empty() {
         return (Vec::new(), None);
     }
-    let asked = || -> io::Result<_> {
-        let mut companion = Companion::connect(&boot.socket_paths())?;
-        let pid = companion.pid().map(|pid| pid.as_raw_nonzero().get());
-        Ok((companion.list(LIST_LIMIT)?, pid))
-    };
-    let (known, pid) = asked().unwrap_or_default();
+    let mut companion = Companion::connect(&boot.socket_paths()).ok();
+    let pid = companion.as_ref().and_then(Companion::pid).map(|pid| pid.as_raw_nonzero().get());
+    let known = companion.as_mut().and_then(|companion| companion.list(LIST_LIMIT).ok());
+    let known = known.unwrap_or_default();
     let state_of = |mount: &Mount| {
         let found = known.iter().find(|(other, _)| other == mount);
         (mount.clone(), found.map(|(_, state)| state.clone()))

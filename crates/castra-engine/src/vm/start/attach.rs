@@ -79,7 +79,7 @@ pub(in crate::vm) fn attach(
         record.save(project.layout)?;
     }
     if options.wait != WaitFor::Nothing {
-        mounts::ensure(&record, project);
+        mounts::restore(&record, project);
     }
     report_running(&record, None, project.context);
     Ok(UpOutcome { record, ran_already: true })

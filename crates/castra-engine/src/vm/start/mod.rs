@@ -103,6 +103,7 @@ pub(super) fn bring_up(
         None => kernel::of_disk(definition, image, &record, project)?,
     };
     check_services(vm, &boots, options)?;
+    let mounts = mounts::of_guest(vm, mounts, boots.has_agent(), context);
     let request =
         BootRequest { plan, image, boots: &boots, binary, project, options, mounts, stopwatch };
     let warm = warm.as_ref().filter(|_| artifacts.is_new);
