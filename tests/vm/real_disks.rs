@@ -147,12 +147,16 @@ fn live_on(disk: &Path, growth: Growth) {
 /// Leads a VM through what is possible without an agent, over the system's own SSH server.
 fn boots_natively(name: &str, firmware: &str) {
     let Some(disk) = disks::real(name) else { return };
-    let life = Life::with(&disk, "boot_profile = \"native\"\n");
-    life.project.run(&["up", "one"]).ok();
+    let mounts = "mounts = [{ host = \".\", guest = \"/src\", read_only = true }]\n";
+    let life = Life::with(&disk, &format!("boot_profile = \"native\"\n{mounts}"));
+    let up = life.project.run(&["up", "one"]).ok();
+    assert_eq!(up.stderr.matches("cannot have mounts: it boots natively").count(), 1);
     let status = life.project.run(&["status", "one", "--json"]).ok().document("status");
     assert_eq!(status["vms"][0]["native"]["firmware"], firmware);
     assert_eq!(life.sh("one", "cat /proc/1/comm"), "systemd\n");
-    life.project.run(&["exec", "one", "--", "sh", "-c", "exit 7"]).code(7);
+    let exec = life.project.run(&["exec", "-w", "/etc", "one", "--", "sh", "-c", "pwd; exit 7"]);
+    let exec = exec.code(7);
+    assert_eq!((exec.text().as_str(), exec.stderr.contains("mount")), ("/etc\n", false));
     let printed = life.project.run(&["exec", "one", "--", "printf", "%s.", "a b", "$c", "'"]);
     assert_eq!(printed.ok().text(), "a b.$c.'.");
     life.copies_both_ways();
