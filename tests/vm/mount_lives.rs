@@ -1,5 +1,5 @@
-//! Random lives of a VM with a mount: changes on both sides, suspends, clones, restarts, and the end
-//! of the process that serves it. After each step both sides have the same files.
+//! Random lives of a VM with a mount: changes on both sides, suspends, clones, restarts, and the
+//! end of the process that serves it. After each step both sides have the same files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -99,7 +99,8 @@ impl Change {
             Self::Move(from, to) => {
                 let (from, to) = (from.path(), to.path());
                 format!(
-                    "[ ! -e {from} ] || [ {from} = {to} ] || {{ mkdir -p $(dirname {to}) && mv {from} {to}; }}"
+                    "[ ! -e {from} ] || [ {from} = {to} ] || \
+                    {{ mkdir -p $(dirname {to}) && mv {from} {to}; }}"
                 )
             }
         }
@@ -129,7 +130,8 @@ impl Life {
     /// Starts a process of the guest that has a file and its working directory in the mount.
     fn open_log(&mut self) {
         let keeper = "rm -rf /tmp/order /tmp/done && mkfifo /tmp/order && (mkdir -p /src/c && \
-            cd /src/c && exec 3>../log && echo done > /tmp/done && while read line < /tmp/order; do echo $line >&3 && ls >/dev/null && \
+            cd /src/c && exec 3>../log && echo done > /tmp/done && \
+            while read line < /tmp/order; do echo $line >&3 && ls >/dev/null && \
             echo done > /tmp/done || echo failed > /tmp/done; done) </dev/null >/dev/null 2>&1 &";
         sh(&self.project, keeper).ok();
         eventually("the open file", SEEN_WITHIN, || {

@@ -51,8 +51,8 @@ fn debian_has_mounts_through_suspends_and_in_clones() {
     sh(
         &project,
         "one",
-        "umount /srv/src /sys/fs/fuse/connections && sleep 1 && modprobe -r fuse && rm -f /dev/fuse && \
-        echo install fuse /bin/false > /etc/modprobe.d/no-fuse.conf",
+        "umount /srv/src /sys/fs/fuse/connections && sleep 1 && modprobe -r fuse && \
+        rm -f /dev/fuse && echo install fuse /bin/false > /etc/modprobe.d/no-fuse.conf",
     );
     let mount = project.run(&["mount", "one", "shared:/mnt/src"]).code(69);
     mount.says("the guest's kernel has no FUSE: /dev/fuse is missing");

@@ -16,7 +16,7 @@ const VM: &str = "alpine-minimal";
 const LONGEST_HANG: Duration = Duration::from_secs(5);
 
 /// A user of this machine's other than the one that runs the tests.
-const NOBODY: u32 = 65534;
+const ANOTHER: u32 = 65534;
 
 fn sh(project: &Project, script: &str) -> Ended {
     project.run(&["exec", "-n", VM, "--", "sh", "-c", script])
@@ -69,7 +69,7 @@ fn a_vm_resumes_without_directories_and_mounts_them_again_once_they_are_back() {
     }
     symlink(path("linked-kept"), path("linked")).expect("linked");
     if is_root {
-        chown(path("given"), Some(NOBODY), None).expect("given away");
+        chown(path("given"), Some(ANOTHER), None).expect("given away");
     }
 
     let up = project.run(&["up"]).ok();
@@ -136,7 +136,7 @@ fn a_process_that_is_stopped_is_replaced_and_never_left_behind() {
     eventually("its end", LONGEST_HANG, || !is_alive(left));
     assert!(!project.run(&["list"]).ok().stderr.contains("served the mounts"));
 
-    // Whoever ends the VM ends it, too.
+    // The end of the VM ends it, too.
     project.run(&["up", "--mount", "src:/src"]).ok();
     let left = companion(&project);
     kill_process(left, Signal::STOP).expect("stopped");
@@ -168,7 +168,7 @@ fn nothing_is_lost_if_the_process_is_killed_during_a_suspend() {
         assert!(begun.elapsed() < 2 * LONGEST_HANG, "{:?}", begun.elapsed());
         let count = || number(&fs::read_to_string(project.path().join("src/count")).expect("read"));
         assert!(count() >= kept, "{} of {kept} after {delay_ms} ms", count());
-        eventually("it goes on", 2 * LONGEST_HANG, || count() > kept + 1);
+        eventually("it continues", 2 * LONGEST_HANG, || count() > kept + 1);
     }
     project.run(&["down", "--force"]).ok();
 }

@@ -186,7 +186,7 @@ pub(super) fn ensure(record: &Record, project: ProjectRef<'_>) {
 }
 
 /// Ensures that a VM in which commands can run has all its mounts: those that have failed are tried
-/// again, and a companion that does not answer is replaced. One that cannot be mounted is a warning.
+/// again, and a companion that does not answer is replaced. A mount that fails is a warning.
 pub(super) fn restore(record: &Record, project: ProjectRef<'_>) {
     let Some(boot) = record.boot.as_ref().filter(|boot| !boot.mounts.is_empty()) else { return };
     if let Ok(mut companion) = Companion::connect(&boot.socket_paths()) {
