@@ -9,9 +9,9 @@ use crate::layout::{SocketsLayout, VmLayout};
 use crate::qemu::{is_listened_at, remove_sockets};
 use crate::vm::mounts::end_leftover;
 
-/// Checks of a socket whose QEMU has just ended: the kernel frees its locks a moment before it
-/// closes its sockets.
-const LOOKS: u32 = 20;
+/// Checks of a socket whose QEMU has just ended: the kernel frees its locks before it closes its
+/// sockets, a moment that takes as long as other processes have the CPUs.
+const LOOKS: u32 = 300;
 /// Time between the checks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
