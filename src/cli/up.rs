@@ -1,10 +1,11 @@
 //! `castra up`: starts VMs. [`bring_up`] serves other commands that need a running VM.
 
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 use castra_engine::config::ChosenImage;
 use castra_engine::error::{Error, Result};
-use castra_engine::vm::{self, Record, UpOptions, UpOutcome, WaitFor};
+use castra_engine::vm::{self, BootRecord, Record, UpOptions, UpOutcome, WaitFor};
 
 use super::args::{StartArgs, UpArgs, Wait};
 use super::context::CommandContext;
@@ -17,6 +18,7 @@ use super::project;
 pub(super) fn run(up: &UpArgs, context: &CommandContext) -> Result<ExitCode> {
     let options = UpOptions { discard_suspended: up.discard_suspended, ..options(&up.start) };
     mount::ask(&up.vms, up.allow_mounts, context)?;
+    let is_first = Record::names(context.layout()?).is_empty();
     let mut outcomes = match project::chosen_image(context.args)? {
         Some(image) => with_image(&image, context, options)?,
         None => bring_up(&up.vms, context, options)?,
@@ -32,10 +34,33 @@ pub(super) fn run(up: &UpArgs, context: &CommandContext) -> Result<ExitCode> {
         outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).collect();
     if !started.is_empty() {
         context.printer.tip(&tips(&started, context)?);
+        if is_first && up.mount.is_empty() && io::stderr().is_terminal() {
+            suggest_mount(&started, context)?;
+        }
     }
     let changed =
         |(vm, outcome): (String, Result<UpOutcome>)| (vm, outcome.map(|up| !up.ran_already));
     finish(outcomes.into_iter().map(changed).collect(), context.layout()?, context.printer)
+}
+
+/// Suggests a mount at the first start in a project whose `castra.toml` has none.
+fn suggest_mount(started: &[&UpOutcome], context: &CommandContext) -> Result<()> {
+    let config = context.config()?;
+    let has_agent = |up: &&&UpOutcome| up.record.boot.as_ref().is_some_and(BootRecord::has_agent);
+    if let Some(up) = started.iter().find(has_agent)
+        && config.file.is_some()
+        && config.vms.iter().all(|vm| vm.mounts.is_empty())
+    {
+        context.printer.tip(&suggestion(&up.record.name));
+    }
+    Ok(())
+}
+
+/// Returns the suggestion of a mount.
+fn suggestion(vm: &str) -> String {
+    format!(
+        "  castra mount {vm} .:/src    lets it see this directory; `mounts` in castra.toml, too"
+    )
 }
 
 /// Mounts the directories of the command line in a VM.

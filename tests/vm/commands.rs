@@ -176,7 +176,7 @@ fn files_go_there_and_back(project: &Project) {
 }
 
 fn a_terminal_has_its_size(project: &Project) {
-    let pair = rustix_openpt();
+    let pair = castra_test_support::terminal();
     let size = rustix::termios::Winsize { ws_row: 33, ws_col: 101, ws_xpixel: 0, ws_ypixel: 0 };
     rustix::termios::tcsetwinsize(&pair.1, size).expect("sized");
     let mut command = project.castra(&["exec", "-t", "--", "stty", "size"]);
@@ -191,19 +191,6 @@ fn a_terminal_has_its_size(project: &Project) {
     let _ = terminal.read_to_end(&mut shown);
     let shown = String::from_utf8_lossy(&shown);
     assert!(shown.contains("33 101"), "{shown:?}");
-}
-
-/// Returns a terminal: the person's side, and the program's.
-fn rustix_openpt() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    let outer = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
-    grantpt(&outer).expect("granted");
-    unlockpt(&outer).expect("unlocked");
-    let name = ptsname(&outer, Vec::new()).expect("a name");
-    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
-    let inner =
-        rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty()).expect("opened");
-    (outer, inner)
 }
 
 fn the_root_filesystem_fills_its_disk(project: &Project) {

@@ -19,6 +19,7 @@ mod project;
 pub mod publishers;
 pub mod schema;
 mod skip;
+mod terminal;
 
 use std::process::{Command, Output};
 use std::thread;
@@ -31,6 +32,7 @@ pub use mutate::try_out;
 pub use programs::{castra_program, fake_qemu_program, target_tmp};
 pub use project::{CP_A, CP_R, Copied, Project, TAR, image_cache, linked_cache};
 pub use skip::skip;
+pub use terminal::{shown_in_terminal, terminal};
 
 /// Runs a helper program of the test.
 #[track_caller]

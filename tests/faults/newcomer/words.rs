@@ -1,7 +1,6 @@
 //! Words that castra does not understand, and names that do not exist.
 
-use castra_test_support::Fake;
-use castra_test_support::Project;
+use castra_test_support::{Fake, Project, shown_in_terminal};
 
 use crate::newcomer::transcript::{holds, transcript};
 
@@ -44,6 +43,21 @@ fn one_vm_of_several_is_named_in_the_tips() {
     assert!(of_both.ends_with("castra down\n"), "{of_both}");
     let single = Fake::new(&["web"]).run(&["up", "--cold"]).ok().stderr;
     assert!(single.ends_with("  castra shell\n  castra down\n"), "{single}");
+}
+
+/// Once, and only where someone reads it and has not decided yet.
+#[test]
+fn the_first_start_of_a_project_suggests_a_mount() {
+    const SUGGESTION: &str = "  castra mount web .:/src    ";
+    let fake = Fake::new(&["web"]);
+    let up = || shown_in_terminal(fake.castra(&["up", "--cold"]));
+    let first = up();
+    assert!(first.contains(SUGGESTION), "{first}");
+    fake.run(&["down", "--force"]).ok();
+    let second = up();
+    assert!(second.contains("castra shell") && !second.contains(SUGGESTION), "{second}");
+    let piped = Fake::new(&["web"]).run(&["up", "--cold"]).ok().stderr;
+    assert!(!piped.contains(SUGGESTION), "{piped}");
 }
 
 #[test]
