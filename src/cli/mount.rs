@@ -118,8 +118,7 @@ fn may_mount(mounts: &[(String, Mount)], context: &CommandContext) -> Result<boo
     }
     let mut text = String::from("castra.toml shows directories of this machine to its VMs:");
     for (vm, mount) in mounts {
-        let access = if mount.read_only { "read" } else { "read and write" };
-        text += &format!("\n  VM {vm} may {access} {}", mount.host.display());
+        text += &format!("\n  VM {vm} may {}", mount.wish());
     }
     context.printer.tip(&format!("{text}\nAllow it, now and later? [y/N]"));
     let mut answer = String::new();

@@ -187,6 +187,50 @@ fn a_running_vm_gets_and_loses_mounts() {
 }
 
 #[test]
+fn a_guest_does_to_its_mounts_what_it_likes() {
+    let project = project();
+    project.run(&["up", "--allow-mounts"]).ok();
+    let background = |script: &str| {
+        sh(&project, &format!("({script}) </dev/null >/dev/null 2>&1 & sleep 1")).ok();
+    };
+    let quick = |words: &[&str]| {
+        let started = Instant::now();
+        let ended = project.run(words);
+        assert!(started.elapsed() < 3 * LONGEST_HANG, "{:?}", started.elapsed());
+        ended
+    };
+    let again = || {
+        quick(&["mount", VM, "shared:/src"]).ok();
+        sh(&project, "echo x > /src/seen && rm /src/seen").ok();
+        assert_eq!(sh(&project, "grep -c ' /src ' /proc/mounts").ok().text().trim(), "1");
+    };
+
+    // Something is mounted over it.
+    sh(&project, "mkdir /over && mount --bind /over /src").ok();
+    quick(&["umount", VM, "/src"]).code(69).says("mounted something over it");
+    sh(&project, "umount /src").ok();
+    again();
+    // A process has it in a namespace of its own.
+    background("unshare -m sleep 500");
+    quick(&["umount", VM, "/src"]).ok();
+    again();
+    // It is unmounted while a program has a file open.
+    background("echo x > /src/open; exec 5</src/open; exec sleep 500");
+    sh(&project, "umount -l /src").ok();
+    again();
+
+    // After a reboot, commands see the mounts from the first one.
+    project.run(&["exec", "-n", VM, "--", "reboot", "-f"]);
+    eventually("a command after the reboot", Duration::from_secs(120), || {
+        let counted = sh(&project, "ls /fixed | wc -l");
+        let is_up = counted.code == Some(0);
+        assert!(!is_up || counted.text().trim() == "2000", "{}", counted.text());
+        is_up
+    });
+    project.run(&["down", "--force"]).ok();
+}
+
+#[test]
 fn a_throwaway_vm_has_mounts() {
     let project = project();
     let run = |words: &[&str]| {

@@ -680,6 +680,11 @@ impl UserStateLayout {
         Self { root }
     }
 
+    /// Returns the directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Returns the path of the key that signs the marks of this user's state roots.
     pub fn key(&self) -> PathBuf {
         self.root.join("key")

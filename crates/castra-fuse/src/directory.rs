@@ -41,6 +41,8 @@ pub struct Directory {
     /// Identity of the root, whose time of birth counts if the filesystem's times do.
     identity: Identity,
     has_births: bool,
+    /// Device and inode number of directories that guests do not see.
+    hidden: Vec<(u64, u64)>,
 }
 
 impl Directory {
@@ -54,9 +56,28 @@ impl Directory {
         let walk = Walk::of_kernel(&root)?;
         let has_births = platform::has_births(&root)?;
         let identity = platform::status(&root)?.identity;
-        let mut directory = Self { root, access, owner, walk, identity, has_births };
+        let hidden = Vec::new();
+        let mut directory = Self { root, access, owner, walk, identity, has_births, hidden };
         directory.identity = directory.status(&directory.root)?.identity;
         Ok(directory)
+    }
+
+    /// Hides another directory from guests, wherever in this one it is. One that does not exist is
+    /// not hidden once it does.
+    pub fn hide(&mut self, path: &Path) {
+        if let Ok(status) = platform::open_root(path).and_then(|fd| platform::status(&fd)) {
+            self.hidden.push((status.identity.device, status.identity.inode));
+        }
+    }
+
+    /// Returns `true` for an inode of a device that guests do not see.
+    pub(crate) fn hides(&self, device: u64, inode: u64) -> bool {
+        self.hidden.contains(&(device, inode))
+    }
+
+    /// Returns `true` if there is any that guests do not see.
+    pub(crate) fn hides_any(&self) -> bool {
+        !self.hidden.is_empty()
     }
 
     #[cfg(test)]
@@ -103,9 +124,13 @@ impl Directory {
         platform::status(fd).map(|status| self.normalized(status))
     }
 
-    /// Returns the status of a file in an open directory.
+    /// Returns the status of a file in an open directory. One that is hidden is `ENOENT`.
     pub(crate) fn status_in(&self, directory: &OwnedFd, name: &[u8]) -> Result<Status, Errno> {
-        platform::status_in(directory, name).map(|status| self.normalized(status))
+        let status = platform::status_in(directory, name)?;
+        if self.hides(status.identity.device, status.identity.inode) {
+            return Err(Errno::NOENT);
+        }
+        Ok(self.normalized(status))
     }
 
     fn normalized(&self, mut status: Status) -> Status {

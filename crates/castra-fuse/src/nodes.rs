@@ -1,6 +1,6 @@
 //! Nodes: the files that the guest's kernel knows by ID, and where they were found.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rustix::io::Errno;
 
@@ -156,6 +156,12 @@ impl Nodes {
             let names = node.places.iter().map(|place| (place.parent, &*place.name)).collect();
             Some(SavedNode { id: *id, identity: *identity, lookups: node.lookups, names })
         })
+    }
+
+    /// Returns the nodes that others have as parents.
+    pub(crate) fn parents(&self) -> HashSet<u64> {
+        let places = self.by_id.values().flat_map(|node| &node.places);
+        places.map(|place| place.parent).filter(|parent| *parent != ROOT).collect()
     }
 
     /// Adds a node of an earlier server.

@@ -104,8 +104,7 @@ impl Server {
                 self.initialize(major, minor, features)
             }
             Operation::Destroy => {
-                self.handles().clear();
-                self.nodes().clear();
+                self.forget_all();
                 Ok(Reply::empty())
             }
             Operation::Lookup { name } => self.look_up(node, name),
@@ -217,11 +216,21 @@ impl Server {
                 Err(errno) => return Err(out_of_descriptors(errno)),
             };
             let status = self.directory.status(&reference)?;
-            if status.identity == wanted.identity {
+            let Status { identity, .. } = &status;
+            if self.directory.hides(identity.device, identity.inode) {
+                continue;
+            }
+            if *identity == wanted.identity {
                 return Ok((reference, status));
             }
         }
         Err(Errno::STALE)
+    }
+
+    /// Forgets all nodes and handles: the guest's kernel is another one.
+    pub fn forget_all(&self) {
+        self.handles().clear();
+        self.nodes().clear();
     }
 
     /// Opens a node that must be a directory, as a reference.

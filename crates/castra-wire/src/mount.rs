@@ -19,7 +19,7 @@
 //!  │ open {mount at /src} ──────────────► │
 //!  │ ◄──────────────────────────── opened │
 //!  │ ◄────────────────────────── state... │  (if the agent keeps one)
-//!  │ ◄─────────────────── mounted, or failed {reason}
+//!  │ ◄──────── mounted or resumed, or failed {reason}
 //!  │ ◄─────────────────────────── request │  (FUSE, from the kernel)
 //!  │ reply ─────────────────────────────► │
 //!  │ ◄──────────────────── notice ──────► │  (FUSE, without an answer)
@@ -28,6 +28,8 @@
 //!  │ state... ──────────────────────────► │
 //!  │ ◄────────────────────────────── kept │
 //!  │ continue ──────────────────────────► │  (if the machine was not saved)
+//!  │ verify ────────────────────────────► │
+//!  │ ◄────────────── resumed or unmounted │
 //!  │ unmount ───────────────────────────► │
 //!  │ ◄───────────────── unmounted, or failed {reason}
 //! ```
@@ -56,8 +58,13 @@ pub enum MountMessage {
     /// FUSE message without an answer: a request of the guest's kernel that has none, or that the
     /// agent has answered, or a notification for the kernel.
     Notice(Bytes),
-    /// The directory is mounted.
+    /// The directory is mounted now.
     Mounted,
+    /// The directory is mounted, and was before.
+    Resumed,
+    /// Request to check that the directory is still mounted: [`Self::Resumed`] if it is, and
+    /// [`Self::Unmounted`] otherwise.
+    Verify,
     /// Request for no further requests of the kernel.
     Drain,
     /// No request is unanswered, and none will follow.
@@ -114,6 +121,8 @@ impl MountMessage {
             Self::Notice(_) => 10,
             Self::State(_) => 11,
             Self::Kept => 12,
+            Self::Resumed => 13,
+            Self::Verify => 14,
         }
     }
 
@@ -134,6 +143,8 @@ impl MountMessage {
             10 => Ok(Self::Notice(payload)),
             11 => Ok(Self::State(payload)),
             12 => empty(Self::Kept),
+            13 => empty(Self::Resumed),
+            14 => empty(Self::Verify),
             _ => Err(MountMessageError),
         }
     }
@@ -182,6 +193,8 @@ mod tests {
             MountMessage::Reply(Bytes::new()),
             MountMessage::Notice(Bytes::from_static(b"notice")),
             MountMessage::Mounted,
+            MountMessage::Resumed,
+            MountMessage::Verify,
             MountMessage::Drain,
             MountMessage::Drained,
             MountMessage::State(Bytes::from_static(b"state")),

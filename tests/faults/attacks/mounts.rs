@@ -10,12 +10,16 @@ const VM: &str = "web";
 /// Returns a project whose VM has these mounts.
 fn fake(mounts: &str) -> Fake {
     let fake = Fake::new(&[VM]);
+    declare(&fake, mounts);
+    fake
+}
+
+fn declare(fake: &Fake, mounts: &str) {
     let text = fs::read_to_string(fake.path().join("castra.toml")).expect("read");
     fake.write(
         "castra.toml",
         &text.replace("name = \"web\"", &format!("name = \"web\"\n{mounts}")),
     );
-    fake
 }
 
 #[test]
@@ -46,4 +50,28 @@ fn a_directory_that_cannot_be_mounted_is_named_before_anything_starts() {
         fake.run(&["up", "--allow-mounts"]).code(code).says(reason);
         assert_eq!(fake.disk(VM), None, "{mount}");
     }
+}
+
+#[test]
+fn castras_own_directories_are_not_mounted() {
+    for host in [".castra", ".castra/vms", ".CASTRA/x", "~/.local/state/castra"] {
+        let fake = Fake::new(&[VM]);
+        fake.run(&["up"]).ok();
+        fake.run(&["down", "--force"]).ok();
+        fs::create_dir_all(fake.path().join(".CASTRA/x")).expect("made");
+        fs::create_dir_all(fake.home().join(".local/state/castra")).expect("made");
+        let mount = format!("{{ host = \"{host}\", guest = \"/x\", read_only = true }}");
+        declare(&fake, &format!("mounts = [{mount}]"));
+        fake.run(&["up", "--allow-mounts"]).code(64).says("castra keeps disks and keys there");
+    }
+}
+
+#[test]
+fn all_mounts_that_need_consent_are_named() {
+    let fake = fake(
+        "mounts = [{ host = \".\", guest = \"/a\" }, { host = \"..\", guest = \"/b\", read_only = true }]",
+    );
+    let refused = fake.run(&["up"]).code(77);
+    let says = refused.stderr.clone();
+    assert!(says.contains("read and write \"/") && says.contains(", and read \"/"), "{says}");
 }

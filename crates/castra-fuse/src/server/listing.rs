@@ -42,7 +42,7 @@ impl Server {
         let prefix = if with_attributes { Attributes::ENTRY_BYTES } else { 0 };
         platform::list(&*directory, offset, |entry| {
             let length = (prefix + ENTRY + entry.name.len()).next_multiple_of(8);
-            if is_hidden(entry.name) {
+            if is_hidden(entry.name) || self.directory.hides(device, entry.inode) {
                 return true;
             }
             if reply.len() + length > size {

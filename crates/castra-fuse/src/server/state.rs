@@ -115,6 +115,7 @@ impl Server {
             nodes.restore(SavedNode { id, identity, lookups, names })?;
         }
         *self.nodes() = nodes;
+        self.drop_unseen();
         let limit = self.handles().limit();
         *self.handles() = Handles::new(Ids::continued(epoch, handles_given)?, limit);
         for _ in 0..fields.u32()? {
@@ -123,6 +124,20 @@ impl Server {
             self.handles().restore(id, node, handle)?;
         }
         fields.end()
+    }
+
+    /// Drops restored directories through which a path would lead into a hidden one: a path is a
+    /// row of names, and only its end is compared with what the guest knows.
+    fn drop_unseen(&self) {
+        if !self.directory.hides_any() {
+            return;
+        }
+        let parents = self.nodes().parents();
+        for parent in parents {
+            if self.locate(parent).is_err() {
+                self.nodes().forget(parent, u64::MAX);
+            }
+        }
     }
 
     /// Opens again what a handle had open.

@@ -365,3 +365,29 @@ fn a_circle_of_directories_ends() {
     guest.walk("p/a").expect("found again");
     assert!(guest.get_attributes(a).is_ok());
 }
+
+#[test]
+fn a_hidden_directory_is_not_there() {
+    let mut guest = Guest::new();
+    let kept = guest.host.join("home/kept");
+    fs::create_dir_all(&kept).expect("made");
+    fs::write(kept.join("key"), "secret").expect("written");
+    fs::write(guest.host.join("home/other"), "").expect("written");
+    let home = guest.walk("home").expect("there").node;
+    let seen = guest.walk("home/kept/key").expect("not hidden yet");
+    let handle = guest.open(seen.node, open::READ_ONLY).expect("opened");
+    let state = guest.server.save().expect("short");
+    guest.server.directory.hide(&kept);
+    assert_eq!(guest.look_up(home, "kept"), Err(ENOENT));
+    assert_eq!(guest.names(home).expect("listed"), ["other"]);
+    assert_eq!(guest.rename((home, "kept"), (ROOT, "mine"), 0), Err(ENOENT));
+    assert_eq!(guest.remove_directory(home, "kept"), Err(ENOENT));
+    assert!(kept.join("key").exists());
+    // What another server has seen does not lead into it.
+    guest.restart();
+    guest.server.directory.hide(&kept);
+    guest.server.restore(&state).expect("a state");
+    assert_eq!(guest.read(seen.node, handle, 0, 10), Err(ESTALE));
+    assert_eq!(guest.get_attributes(seen.node).err(), Some(ESTALE));
+    assert!(guest.look_up(home, "other").is_ok());
+}

@@ -54,6 +54,31 @@ pub(crate) fn load(kernel_fs: &KernelFs) {
     }
 }
 
+/// Numbers by which the kernel distinguishes filesystems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Numbers {
+    major: u32,
+    minor: u32,
+}
+
+impl Numbers {
+    /// Returns those of the filesystem at a path. Asks no host for anything: the answer would have
+    /// to come by way of this agent.
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        let flags = AtFlags::STATX_DONT_SYNC;
+        let found = rustix::fs::statx(CWD, path, flags, StatxFlags::empty())?;
+        Ok(Self { major: found.stx_dev_major, minor: found.stx_dev_minor })
+    }
+
+    /// Returns `true` if this agent's processes see the filesystem anywhere.
+    fn are_mounted(self, kernel_fs: &KernelFs) -> bool {
+        let Self { major, minor } = self;
+        let numbers = format!("{major}:{minor}");
+        let mounts = kernel_fs.proc.read("self/mountinfo").unwrap_or_default();
+        mounts.lines().any(|line| line.split(' ').nth(2) == Some(&numbers))
+    }
+}
+
 /// Mounts a directory whose requests come from the returned device. Makes the directory if it is
 /// missing.
 ///
@@ -63,7 +88,7 @@ pub(super) fn mount(
     kernel_fs: &KernelFs,
     path: &Path,
     is_read_only: bool,
-) -> Result<OwnedFd, String> {
+) -> Result<(OwnedFd, Numbers), String> {
     load(kernel_fs);
     if !kernel_fs.dev.has(DEVICE) {
         return Err("the guest's kernel has no FUSE: /dev/fuse is missing, and `modprobe fuse` \
@@ -88,26 +113,29 @@ pub(super) fn mount(
     };
     let device =
         mount().map_err(|error: io::Error| format!("the guest's kernel refuses: {error}"))?;
+    let numbers = Numbers::at(path).map_err(|error| format!("it is gone again: {error}"))?;
     // A kernel that refuses reads ahead less.
-    let _ = read_ahead(kernel_fs, path);
-    Ok(device)
+    let _ = read_ahead(kernel_fs, numbers);
+    Ok((device, numbers))
 }
 
 /// Raises a mount's read-ahead, before the answer to INIT confirms it.
-fn read_ahead(kernel_fs: &KernelFs, path: &Path) -> io::Result<()> {
-    // The attributes would have to come from the host, by way of this agent.
-    let flags = AtFlags::STATX_DONT_SYNC;
-    let found = rustix::fs::statx(CWD, path, flags, StatxFlags::empty())?;
-    let (major, minor) = (found.stx_dev_major, found.stx_dev_minor);
+fn read_ahead(kernel_fs: &KernelFs, Numbers { major, minor }: Numbers) -> io::Result<()> {
     let setting = format!("class/bdi/{major}:{minor}/read_ahead_kb");
     kernel_fs.sys.write(&setting, &READ_AHEAD_KIB.to_string())
 }
 
-/// Unmounts a directory.
+/// Unmounts a directory. One that the guest has unmounted by itself is no error.
 ///
 /// # Errors
 /// Returns a reason for the user.
-pub(super) fn unmount(path: &Path) -> Result<(), String> {
+pub(super) fn unmount(kernel_fs: &KernelFs, path: &Path, numbers: Numbers) -> Result<(), String> {
+    if !Numbers::at(path).is_ok_and(|found| found == numbers) {
+        return match numbers.are_mounted(kernel_fs) {
+            true => Err("the guest has mounted something over it, or has moved it".to_owned()),
+            false => Ok(()),
+        };
+    }
     rustix::mount::unmount(path, UnmountFlags::empty()).map_err(|error| match error {
         Errno::BUSY => {
             "programs of the guest have files open or their working directory in it".to_owned()

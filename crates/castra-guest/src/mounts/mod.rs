@@ -18,7 +18,7 @@ use castra_flow::{Incoming, Outgoing, link};
 use castra_wire::{MountDecoder, MountMessage};
 use tokio::sync::{Mutex, mpsc};
 
-use self::keeper::Keeper;
+use self::keeper::{Keeper, Place};
 use crate::kernel_fs::KernelFs;
 
 pub(crate) use device::load as load_module;
@@ -80,7 +80,10 @@ impl Mounts {
             device::mount(&kernel_fs, Path::new(&at), is_read_only)
         });
         let keeper = match mounted.await.unwrap_or_else(|_| Err("the agent ends".into())) {
-            Ok(device) => Keeper::new(device, path.clone().into()),
+            Ok((device, numbers)) => {
+                let place = Place { path: path.clone().into(), numbers };
+                Keeper::new(device, place, Arc::clone(&self.kernel_fs))
+            }
             Err(reason) => Err(reason),
         };
         match keeper {

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -53,13 +54,14 @@ impl Companion {
         None
     }
 
-    /// Mounts a directory, and waits until it is mounted or cannot be.
+    /// Mounts a directory, in which others are hidden, and waits until it is mounted or cannot be.
     ///
     /// # Errors
     /// Fails if the companion does not answer; the inner error is the reason why the directory
     /// cannot be mounted.
-    pub fn mount(&mut self, mount: &Mount) -> io::Result<Result<(), String>> {
-        self.order(&Order::Mount(mount.clone()), ANSWER_LIMIT).and_then(of_answer)
+    pub fn mount(&mut self, mount: &Mount, hidden: Vec<PathBuf>) -> io::Result<Result<(), String>> {
+        let order = Order::Mount { mount: mount.clone(), hidden };
+        self.order(&order, ANSWER_LIMIT).and_then(of_answer)
     }
 
     /// Unmounts a directory.
@@ -115,11 +117,22 @@ impl Companion {
         line.push(b'\n');
         self.socket.write_all(&line)?;
         let mut answer = String::new();
-        BufReader::new((&self.socket).take(MAX_ANSWER_BYTES)).read_line(&mut answer)?;
+        let read = BufReader::new((&self.socket).take(MAX_ANSWER_BYTES)).read_line(&mut answer);
+        read.map_err(|error| in_words(error, limit))?;
         if answer.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         serde_json::from_str(&answer).map_err(io::Error::other)
+    }
+}
+
+/// Returns what a read that has waited too long means.
+fn in_words(error: io::Error, limit: Duration) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))
+        }
+        _ => error,
     }
 }
 

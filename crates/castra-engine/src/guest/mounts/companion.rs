@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::sleep;
 
 use super::served::Served;
-use super::{Answer, MAX_MOUNTS, Order, confine};
+use super::{Answer, MAX_MOUNTS, Mount, MountState, Order, confine};
 use crate::guest::ssh::exchange;
 use crate::guest::stream_port::{StreamPort, StreamPorts, try_lock};
 use crate::host::random_bytes;
@@ -170,52 +171,67 @@ async fn obey(connection: UnixStream, shared: &Shared) -> io::Result<()> {
     outcome
 }
 
+/// Carries out an order. None waits for the guest with the lock held, which others need.
 async fn carry_out(order: Order, shared: &Shared) -> Answer {
-    let mut mounts = shared.mounts.lock().await;
-    mounts.retain(|_, served| !served.is_gone());
     match order {
-        Order::Mount(mount) => {
-            let is_same = |served: &&Served| *served.mount() == mount && !served.has_failed();
-            if mounts.get(&mount.guest).filter(is_same).is_none() {
-                if mounts.len() >= MAX_MOUNTS {
-                    return Answer::Failed(format!("a VM has at most {MAX_MOUNTS} mounts"));
-                }
-                let served = Served::start(mount.clone(), shared.link.subscribe());
-                mounts.insert(mount.guest.clone(), served);
-                shared.begun.notify_one();
-            }
-            let settled = mounts.get(&mount.guest).map(Served::settled);
-            // Other orders need not wait for the guest.
-            drop(mounts);
-            match settled {
-                Some(settled) => settled.await.map_or_else(Answer::Failed, |()| Answer::Done),
-                None => Answer::Failed("it is gone".into()),
-            }
-        }
+        Order::Mount { mount, hidden } => match mount_one(mount, hidden, shared).await {
+            Ok(()) => Answer::Done,
+            Err(reason) => Answer::Failed(reason),
+        },
         Order::Unmount { guest } => {
+            let unmounted = shared.mounts.lock().await.get(&guest).map(Served::unmount);
             // The guest may have unmounted it by itself.
-            let Some(served) = mounts.get(&guest) else { return Answer::Done };
-            match served.unmount().await {
+            let Some(unmounted) = unmounted else { return Answer::Done };
+            match unmounted.await {
                 Ok(()) => {
-                    mounts.remove(&guest);
+                    shared.mounts.lock().await.remove(&guest);
                     Answer::Done
                 }
                 Err(reason) => Answer::Failed(reason),
             }
         }
-        Order::List => Answer::Mounts(
-            mounts.values().map(|served| (served.mount().clone(), served.state())).collect(),
-        ),
-        Order::Drain => drain_all(&mounts).await,
+        Order::List => {
+            let mut mounts = shared.mounts.lock().await;
+            mounts.retain(|_, served| !served.is_gone());
+            let states = mounts.values().map(|served| (served.mount().clone(), served.state()));
+            Answer::Mounts(states.collect())
+        }
+        Order::Drain => drain(shared).await,
+    }
+}
+
+/// Mounts a directory, unless it is mounted as it shall be.
+async fn mount_one(mount: Mount, hidden: Vec<PathBuf>, shared: &Shared) -> Result<(), String> {
+    let guest = mount.guest.clone();
+    let verified = {
+        let mounts = shared.mounts.lock().await;
+        let same = mounts.get(&guest).filter(|served| *served.mount() == mount);
+        same.filter(|served| served.state() == MountState::Mounted).map(Served::verify)
+    };
+    if let Some(verified) = verified {
+        verified.await;
+    }
+    let mut mounts = shared.mounts.lock().await;
+    mounts.retain(|_, served| !served.is_gone());
+    let is_same = |served: &&Served| *served.mount() == mount && !served.has_failed();
+    if mounts.get(&guest).filter(is_same).is_none() {
+        if mounts.len() >= MAX_MOUNTS {
+            return Err(format!("a VM has at most {MAX_MOUNTS} mounts"));
+        }
+        let served = Served::start(mount, hidden, shared.link.subscribe());
+        mounts.insert(guest.clone(), served);
+        shared.begun.notify_one();
+    }
+    let settled = mounts.get(&guest).map(Served::settled);
+    drop(mounts);
+    match settled {
+        Some(settled) => settled.await,
+        None => Err("it is gone".into()),
     }
 }
 
 async fn drain(shared: &Shared) -> Answer {
-    drain_all(&*shared.mounts.lock().await).await
-}
-
-async fn drain_all(mounts: &BTreeMap<String, Served>) -> Answer {
-    let draining: Vec<_> = mounts.values().map(Served::drain).collect();
+    let draining: Vec<_> = shared.mounts.lock().await.values().map(Served::drain).collect();
     for drained in draining {
         drained.await;
     }

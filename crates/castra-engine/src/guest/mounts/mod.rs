@@ -114,6 +114,12 @@ impl Mount {
         Some(guest.into_os_string())
     }
 
+    /// Returns what the mount lets a guest do, with the directory quoted.
+    pub fn wish(&self) -> String {
+        let access = if self.read_only { "read" } else { "read and write" };
+        format!("{access} {:?}", self.host)
+    }
+
     /// Returns `true` if two mounts are at the same place in a guest, or one inside the other.
     pub fn is_entangled_with(&self, other: &Self) -> bool {
         let is_in = |inner: &str, outer: &str| {
@@ -141,7 +147,12 @@ pub enum MountState {
 enum Order {
     /// Mounts a directory, and answers once it is mounted or cannot be. One that is mounted as it
     /// shall be is left alone.
-    Mount(Mount),
+    Mount {
+        /// The directory and its place.
+        mount: Mount,
+        /// Directories that the guest does not see, wherever in it they are.
+        hidden: Vec<PathBuf>,
+    },
     /// Unmounts a directory.
     Unmount { guest: String },
     /// Has the guests' requests wait from now until the connection is closed.
@@ -226,7 +237,7 @@ mod tests {
     #[test]
     fn orders_survive_their_way() {
         for order in [
-            Order::Mount(mount("/src")),
+            Order::Mount { mount: mount("/src"), hidden: vec!["/home/.cache".into()] },
             Order::Unmount { guest: "/src".into() },
             Order::Drain,
             Order::List,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
@@ -54,14 +55,16 @@ pub(super) enum Answer {
 }
 
 impl Pool {
-    /// Opens a mount's directory, and starts the threads.
+    /// Opens a mount's directory, in which others are hidden, and starts the threads.
     ///
     /// # Errors
     /// Fails if the directory cannot be opened, or a thread cannot be started.
-    pub(super) fn start(mount: &Mount) -> io::Result<Self> {
+    pub(super) fn start(mount: &Mount, hidden: &[PathBuf]) -> io::Result<Self> {
         let access = if mount.read_only { Access::ReadOnly } else { Access::ReadWrite };
         let place = Place::open(mount)?;
-        let server = Arc::new(Server::new(Directory::open(&place.path(), access, OWNER)?));
+        let mut directory = Directory::open(&place.path(), access, OWNER)?;
+        hidden.iter().for_each(|path| directory.hide(path));
+        let server = Arc::new(Server::new(directory));
         let place = Arc::new(place);
         let (jobs, queue) = mpsc::channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
@@ -97,9 +100,17 @@ impl Pool {
         Ok(Self { server, jobs, room: Arc::new(Semaphore::new(MAX_REQUESTS)) })
     }
 
-    /// Returns the state for the server of the next process; `None` if it would be too long.
-    pub(super) fn save(&self) -> Option<Vec<u8>> {
+    /// Returns the state for the server of the next process, once everything is carried out; `None`
+    /// if it would be too long.
+    pub(super) async fn save(&self) -> Option<Vec<u8>> {
+        let all = u32::try_from(MAX_REQUESTS).unwrap_or(u32::MAX);
+        let _all = self.room.acquire_many(all).await;
         self.server.save()
+    }
+
+    /// Forgets what the guest's kernel knew: it is another one.
+    pub(super) fn forget(&self) {
+        self.server.forget_all();
     }
 
     /// Takes over the state of an earlier process's server. Must come before the first request.

@@ -1,7 +1,9 @@
 //! One mount of a companion.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use castra_flow::link::Link;
@@ -10,10 +12,14 @@ use castra_wire::stream::{Refusal, Target};
 use castra_wire::{MAX_MOUNT_STATE_BYTES, MountDecoder, MountMessage};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::pool::{Answer, Pool};
 use super::{Mount, MountState};
 use crate::sanitize::sanitize_text;
+
+/// Time for the guest to unmount a directory.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Length of a part of a state, in bytes.
 const STATE_PART_BYTES: usize = 512 * 1024;
@@ -37,7 +43,45 @@ enum State {
 enum Wish {
     Drain(oneshot::Sender<()>),
     Continue,
+    Verify(oneshot::Sender<()>),
     Unmount(oneshot::Sender<Result<(), String>>),
+}
+
+/// Wishes that the agent is carrying out.
+#[derive(Default)]
+struct Pending {
+    draining: Vec<oneshot::Sender<()>>,
+    verifying: Vec<oneshot::Sender<()>>,
+    unmounting: Vec<oneshot::Sender<Result<(), String>>>,
+}
+
+impl Pending {
+    /// Returns the message that has the agent carry out a wish.
+    fn begin(&mut self, wish: Wish) -> MountMessage {
+        match wish {
+            Wish::Drain(done) => {
+                self.draining.push(done);
+                MountMessage::Drain
+            }
+            Wish::Continue => MountMessage::Continue,
+            Wish::Verify(done) => {
+                self.verifying.push(done);
+                MountMessage::Verify
+            }
+            Wish::Unmount(done) => {
+                self.unmounting.push(done);
+                MountMessage::Unmount
+            }
+        }
+    }
+}
+
+/// Answers wishes that are carried out.
+fn finish<T: Clone>(pending: &mut Vec<oneshot::Sender<T>>, outcome: &T) {
+    for done in pending.drain(..) {
+        // Castra may wait no longer.
+        let _ = done.send(outcome.clone());
+    }
 }
 
 /// End of a session with the agent.
@@ -52,10 +96,14 @@ enum End {
 
 impl Served {
     /// Begins to serve a directory in each session of the link.
-    pub(super) fn start(mount: Mount, link: watch::Receiver<Option<Link>>) -> Self {
+    pub(super) fn start(
+        mount: Mount,
+        hidden: Vec<PathBuf>,
+        link: watch::Receiver<Option<Link>>,
+    ) -> Self {
         let (state, states) = watch::channel(State::Known(MountState::Waiting));
         let (wishes, wished) = mpsc::unbounded_channel();
-        let task = tokio::spawn(serve(mount.clone(), link, wished, state));
+        let task = tokio::spawn(serve(mount.clone(), hidden, link, wished, state));
         Self { mount, state: states, wishes, task }
     }
 
@@ -108,14 +156,26 @@ impl Served {
         let _ = self.wishes.send(Wish::Continue);
     }
 
+    /// Checks that the guest still has it mounted. Returns once it is known: [`Self::is_gone`].
+    pub(super) fn verify(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (sender, receiver) = oneshot::channel();
+        let _ = self.wishes.send(Wish::Verify(sender));
+        async move { drop(receiver.await) }
+    }
+
     /// Unmounts the directory.
-    pub(super) async fn unmount(&self) -> Result<(), String> {
-        if self.has_failed() {
-            return Ok(());
-        }
+    pub(super) fn unmount(&self) -> impl Future<Output = Result<(), String>> + Send + use<> {
+        let has_failed = self.has_failed();
         let (sender, receiver) = oneshot::channel();
         let _ = self.wishes.send(Wish::Unmount(sender));
-        receiver.await.unwrap_or_else(|_| Err("the guest's agent does not answer".into()))
+        async move {
+            if has_failed {
+                return Ok(());
+            }
+            let silent = || Err("the guest's agent does not answer".to_owned());
+            let answered = timeout(UNMOUNT_LIMIT, receiver).await;
+            answered.map_or_else(|_| silent(), |answer| answer.unwrap_or_else(|_| silent()))
+        }
     }
 }
 
@@ -128,11 +188,12 @@ impl Drop for Served {
 /// Serves a directory until the guest unmounts it.
 async fn serve(
     mount: Mount,
+    hidden: Vec<PathBuf>,
     mut link: watch::Receiver<Option<Link>>,
     mut wishes: mpsc::UnboundedReceiver<Wish>,
     state: watch::Sender<State>,
 ) {
-    let pool = match Pool::start(&mount) {
+    let pool = match Pool::start(&mount, &hidden) {
         Ok(pool) => Arc::new(pool),
         Err(error) => {
             let reason = format!("{}: {error}", mount.host.display());
@@ -174,6 +235,9 @@ async fn next_link(
                     let _ = drained.send(());
                 }
                 Wish::Continue => {}
+                Wish::Verify(done) => {
+                    let _ = done.send(());
+                }
                 Wish::Unmount(done) => {
                     let _ = done.send(Err("the guest's agent does not answer".into()));
                 }
@@ -236,8 +300,7 @@ async fn converse(
         Err(end) => return end,
     };
     let (answers, mut answered) = mpsc::unbounded_channel::<Answer>();
-    let mut draining: Vec<oneshot::Sender<()>> = Vec::new();
-    let mut unmounting: Vec<oneshot::Sender<Result<(), String>>> = Vec::new();
+    let mut pending = Pending::default();
     let (orders, mut ordered) = mpsc::unbounded_channel::<MountMessage>();
     // One writer, since messages must not be interleaved.
     let send = async {
@@ -263,17 +326,7 @@ async fn converse(
             let received = tokio::select! {
                 received = incoming.next() => received,
                 Some(wish) = wishes.recv() => {
-                    let _ = orders.send(match wish {
-                        Wish::Drain(drained) => {
-                            draining.push(drained);
-                            MountMessage::Drain
-                        }
-                        Wish::Continue => MountMessage::Continue,
-                        Wish::Unmount(done) => {
-                            unmounting.push(done);
-                            MountMessage::Unmount
-                        }
-                    });
+                    let _ = orders.send(pending.begin(wish));
                     continue;
                 }
             };
@@ -291,30 +344,34 @@ async fn converse(
                         receive_state(former, &part, pool).await;
                     }
                     Ok(Some(MountMessage::Mounted)) => {
+                        if former.take().is_none() {
+                            pool.forget();
+                        }
+                        state.send_replace(State::Known(MountState::Mounted));
+                    }
+                    Ok(Some(MountMessage::Resumed)) => {
                         *former = None;
+                        finish(&mut pending.verifying, &());
                         state.send_replace(State::Known(MountState::Mounted));
                     }
                     Ok(Some(MountMessage::Drained)) => {
-                        let state = Bytes::from(pool.save().unwrap_or_default());
+                        let state = Bytes::from(pool.save().await.unwrap_or_default());
                         for part in parts(state) {
                             let _ = orders.send(MountMessage::State(part));
                         }
                     }
                     Ok(Some(MountMessage::Kept)) => {
-                        for drained in draining.drain(..) {
-                            let _ = drained.send(());
-                        }
+                        finish(&mut pending.draining, &());
                     }
                     Ok(Some(MountMessage::Unmounted)) => {
-                        unmounting.drain(..).for_each(|done| drop(done.send(Ok(()))));
+                        finish(&mut pending.unmounting, &Ok(()));
                         return End::Unmounted;
                     }
-                    Ok(Some(MountMessage::Failed(reason))) if unmounting.is_empty() => {
+                    Ok(Some(MountMessage::Failed(reason))) if pending.unmounting.is_empty() => {
                         return End::Failed(reason);
                     }
                     Ok(Some(MountMessage::Failed(reason))) => {
-                        let reason = sanitize_text(&reason);
-                        unmounting.drain(..).for_each(|done| drop(done.send(Err(reason.clone()))));
+                        finish(&mut pending.unmounting, &Err(sanitize_text(&reason)));
                     }
                     Ok(Some(_)) | Err(_) => return End::Lost,
                 }

@@ -29,13 +29,13 @@ pub enum MountError {
         /// The reason.
         reason: &'static str,
     },
-    /// The user has not agreed that the VM sees the directory.
-    #[error("castra.toml lets VM `{vm}` {} {}", wish(mount), mount.host.display())]
+    /// The user has not agreed that the VM sees the directories.
+    #[error("castra.toml lets VM `{vm}` {}", wishes(mounts))]
     NotGranted {
         /// The VM.
         vm: String,
-        /// The mount.
-        mount: Mount,
+        /// The mounts.
+        mounts: Vec<Mount>,
     },
     /// The consent cannot be written down.
     #[error("cannot write {}", path.display())]
@@ -111,8 +111,10 @@ pub enum MountError {
     },
 }
 
-fn wish(mount: &Mount) -> &'static str {
-    if mount.read_only { "read" } else { "read and write" }
+/// Returns what a VM may do with mounts, to follow its name.
+fn wishes(mounts: &[Mount]) -> String {
+    let wishes: Vec<_> = mounts.iter().map(Mount::wish).collect();
+    wishes.join(", and ")
 }
 
 impl Explain for MountError {

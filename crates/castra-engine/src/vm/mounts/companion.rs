@@ -15,7 +15,7 @@ use crate::vm::error::MountError;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::BootRecord;
 
-use super::{NATIVE, check_granted};
+use super::{NATIVE, check_recorded, own};
 
 /// Time for a companion to listen.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -59,9 +59,9 @@ impl Attachment<'_> {
                 // A record may have been written by another program.
                 let mut mount_one = |mount| {
                     if lifetime == Lifetime::Own {
-                        check_granted(vm, mount, project)?;
+                        check_recorded(vm, mount, project)?;
                     }
-                    mount_by(vm, &mut companion, mount)
+                    mount_by(vm, &mut companion, mount, project)
                 };
                 mounts.iter().filter_map(|mount| mount_one(mount).err()).collect()
             }
@@ -94,7 +94,7 @@ pub(in crate::vm) fn mount_now(
         return Err(MountError::Unsupported { vm: vm.to_owned(), reason: NATIVE });
     }
     let mut companion = attach(vm, boot, project, Lifetime::Own).connect()?;
-    mount_by(vm, &mut companion, mount)
+    mount_by(vm, &mut companion, mount, project)
 }
 
 /// Unmounts a directory in a running VM.
@@ -114,10 +114,16 @@ pub(in crate::vm) fn unmount_now(
     })
 }
 
-fn mount_by(vm: &str, companion: &mut Companion, mount: &Mount) -> Result<(), MountError> {
+fn mount_by(
+    vm: &str,
+    companion: &mut Companion,
+    mount: &Mount,
+    project: ProjectRef<'_>,
+) -> Result<(), MountError> {
     let silent =
         |source| MountError::Companion { vm: vm.to_owned(), what: "does not answer", source };
-    companion.mount(mount).map_err(silent)?.map_err(|reason| MountError::Refused {
+    let hidden = own::directories(project);
+    companion.mount(mount, hidden).map_err(silent)?.map_err(|reason| MountError::Refused {
         vm: vm.to_owned(),
         action: "mounted",
         guest: mount.guest.clone(),

@@ -29,10 +29,20 @@ struct Grant {
     host: Box<Path>,
     /// VMs may write there.
     writable: bool,
+    /// The user has named it on the command line, for a VM as long as that runs: a `castra.toml`
+    /// cannot refer to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    by_hand: bool,
 }
 
-/// Returns `true` if VMs of the project may have this mount, whose directory has no links.
-pub(super) fn is_granted(mount: &Mount, project: &Path, context: &RuntimeContext) -> bool {
+/// Returns `true` if VMs of the project may have this mount, whose directory has no links. One that
+/// the user made by hand counts for a running VM (`is_running`) only, whose record has it.
+pub(super) fn is_granted(
+    mount: &Mount,
+    is_running: bool,
+    project: &Path,
+    context: &RuntimeContext,
+) -> bool {
     if mount.read_only && is_own_part(&mount.host, project, context) {
         return true;
     }
@@ -43,18 +53,25 @@ pub(super) fn is_granted(mount: &Mount, project: &Path, context: &RuntimeContext
         *grant.project == *project
             && *grant.host == *mount.host
             && (grant.writable || mount.read_only)
+            && (is_running || !grant.by_hand)
     })
 }
 
-/// Writes down that VMs of the project may have this mount.
+/// Writes down that VMs of the project may have this mount: all of them, or those in which the user
+/// has mounted it by hand.
 ///
 /// # Errors
 /// The file cannot be written.
-pub(super) fn grant(mount: &Mount, project: &Path, context: &RuntimeContext) -> io::Result<()> {
+pub(super) fn grant(
+    mount: &Mount,
+    by_hand: bool,
+    project: &Path,
+    context: &RuntimeContext,
+) -> io::Result<()> {
     let Some(path) = context.user_state.as_ref().map(|state| state.mounts()) else {
         return Err(io::Error::new(io::ErrorKind::NotFound, "HOME is not set"));
     };
-    if is_granted(mount, project, context) {
+    if is_granted(mount, by_hand, project, context) {
         return Ok(());
     }
     if let Some(directory) = path.parent() {
@@ -65,6 +82,7 @@ pub(super) fn grant(mount: &Mount, project: &Path, context: &RuntimeContext) -> 
         project: project.into(),
         host: mount.host.as_path().into(),
         writable: !mount.read_only,
+        by_hand,
     };
     let mut line = serde_json::to_vec(&grant).map_err(io::Error::other)?;
     line.push(b'\n');
@@ -106,12 +124,16 @@ mod tests {
         let home = home.path().canonicalize().expect("a path");
         let context = context(&home);
         let project = home.join("project");
-        let granted =
-            |host: PathBuf, read_only| is_granted(&mount(host, read_only), &project, &context);
+        let granted = |host: PathBuf, read_only| {
+            is_granted(&mount(host, read_only), false, &project, &context)
+        };
         assert!(granted(project.clone(), true) && granted(project.join("src"), true));
         assert!(!granted(project.clone(), false), "it could leave git hooks");
         assert!(!granted(home.clone(), true) && !granted(home.join("project2"), true));
-        assert!(!is_granted(&mount(home.join("a"), true), &home, &context), "a project of all");
+        assert!(
+            !is_granted(&mount(home.join("a"), true), false, &home, &context),
+            "a project of all"
+        );
     }
 
     #[test]
@@ -120,12 +142,26 @@ mod tests {
         let home = home.path().canonicalize().expect("a path");
         let context = context(&home);
         let (project, data) = (home.join("project"), home.join("data"));
-        grant(&mount(data.clone(), true), &project, &context).expect("written");
-        assert!(is_granted(&mount(data.clone(), true), &project, &context));
-        assert!(!is_granted(&mount(data.clone(), false), &project, &context));
-        assert!(!is_granted(&mount(data.join("a"), true), &project, &context));
-        assert!(!is_granted(&mount(data.clone(), true), &home.join("other"), &context));
-        grant(&mount(data.clone(), false), &project, &context).expect("written");
-        assert!(is_granted(&mount(data, false), &project, &context));
+        let granted = |mount: &Mount, project: &Path| is_granted(mount, false, project, &context);
+        grant(&mount(data.clone(), true), false, &project, &context).expect("written");
+        assert!(granted(&mount(data.clone(), true), &project));
+        assert!(!granted(&mount(data.clone(), false), &project));
+        assert!(!granted(&mount(data.join("a"), true), &project));
+        assert!(!granted(&mount(data.clone(), true), &home.join("other")));
+        grant(&mount(data.clone(), false), false, &project, &context).expect("written");
+        assert!(granted(&mount(data, false), &project));
+    }
+
+    #[test]
+    fn what_was_mounted_by_hand_is_not_a_files_to_mount() {
+        let home = tempfile::tempdir().expect("a directory");
+        let home = home.path().canonicalize().expect("a path");
+        let context = context(&home);
+        let (project, data) = (home.join("project"), mount(home.join("data"), true));
+        grant(&data, true, &project, &context).expect("written");
+        assert!(is_granted(&data, true, &project, &context), "for a VM that runs");
+        assert!(!is_granted(&data, false, &project, &context), "for a castra.toml");
+        grant(&data, false, &project, &context).expect("written");
+        assert!(is_granted(&data, false, &project, &context), "agreed to later");
     }
 }

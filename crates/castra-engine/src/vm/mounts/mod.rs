@@ -7,6 +7,7 @@ mod companion;
 mod fault;
 mod grants;
 mod outlived;
+mod own;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -48,11 +49,17 @@ pub(super) fn of_start(
 ) -> Result<Vec<Mount>, MountError> {
     let vm = &definition.name;
     let mut mounts: Vec<Mount> = Vec::new();
+    if lifetime == Lifetime::Own {
+        let ungranted = ungranted(definition, project);
+        if !ungranted.is_empty() {
+            return Err(MountError::NotGranted { vm: vm.clone(), mounts: ungranted });
+        }
+    }
     for declared in &definition.mounts {
         let mount = match lifetime {
             Lifetime::Own => checked(vm, declared, project)?,
             // The mounts of a throw-away VM are its user's.
-            Lifetime::ThisThreads => resolved(vm, &declared.mount)?,
+            Lifetime::ThisThreads => resolved(vm, &declared.mount, project)?,
         };
         if let Some(other) = mounts.iter().find(|other| mount.is_entangled_with(other)) {
             let (first, second) = (other.guest.clone(), mount.guest);
@@ -89,24 +96,47 @@ pub(super) fn checked(
     declared: &DeclaredMount,
     project: ProjectRef<'_>,
 ) -> Result<Mount, MountError> {
-    let mount = resolved(vm, &declared.mount)?;
+    let mount = resolved(vm, &declared.mount, project)?;
     match declared.origin {
-        MountOrigin::User => grant(&mount, project)?,
-        MountOrigin::File => check_granted(vm, &mount, project)?,
+        MountOrigin::User => grant(&mount, true, project)?,
+        MountOrigin::File => check_granted(vm, &mount, false, project)?,
     }
     Ok(mount)
 }
 
-/// Checks that the user agrees to a mount.
-fn check_granted(vm: &str, mount: &Mount, project: ProjectRef<'_>) -> Result<(), MountError> {
-    match grants::is_granted(mount, &project_directory(project), project.context) {
+/// Checks that the user agrees to a mount: one of a castra.toml, or one that a running VM has.
+fn check_granted(
+    vm: &str,
+    mount: &Mount,
+    is_running: bool,
+    project: ProjectRef<'_>,
+) -> Result<(), MountError> {
+    match grants::is_granted(mount, is_running, &project_directory(project), project.context) {
         true => Ok(()),
-        false => Err(MountError::NotGranted { vm: vm.to_owned(), mount: mount.clone() }),
+        false => Err(MountError::NotGranted { vm: vm.to_owned(), mounts: vec![mount.clone()] }),
     }
 }
 
+/// Checks a mount of a running VM's record, which another program may have written.
+fn check_recorded(vm: &str, mount: &Mount, project: ProjectRef<'_>) -> Result<(), MountError> {
+    own::check(vm, mount, project)?;
+    check_granted(vm, mount, true, project)
+}
+
+/// Returns the declared mounts of a VM that need the user's consent and do not have it.
+fn ungranted(definition: &VmDefinition, project: ProjectRef<'_>) -> Vec<Mount> {
+    let outcomes = definition.mounts.iter().map(|mount| checked(&definition.name, mount, project));
+    outcomes
+        .filter_map(|outcome| match outcome {
+            Err(MountError::NotGranted { mounts, .. }) => Some(mounts),
+            _ => None,
+        })
+        .flatten()
+        .collect()
+}
+
 /// Returns the mount with its directory's path without links.
-fn resolved(vm: &str, mount: &Mount) -> Result<Mount, MountError> {
+fn resolved(vm: &str, mount: &Mount, project: ProjectRef<'_>) -> Result<Mount, MountError> {
     let guest = Mount::guest_path(&mount.guest).map_err(|problem| {
         let (vm, guest) = (vm.to_owned(), mount.guest.clone());
         MountError::GuestPath { vm, guest, problem }
@@ -130,7 +160,9 @@ fn resolved(vm: &str, mount: &Mount) -> Result<Mount, MountError> {
     if real.to_str().is_none() {
         return Err(unsuitable("its path is not UTF-8"));
     }
-    Ok(Mount { host: real, guest, read_only: mount.read_only })
+    let mount = Mount { host: real, guest, read_only: mount.read_only };
+    own::check(vm, &mount, project)?;
+    Ok(mount)
 }
 
 /// Returns the real path of the project's directory, or of its state root if that is elsewhere.
@@ -140,8 +172,8 @@ fn project_directory(project: ProjectRef<'_>) -> PathBuf {
     directory.canonicalize().unwrap_or_else(|_| directory.to_owned())
 }
 
-fn grant(mount: &Mount, project: ProjectRef<'_>) -> Result<(), MountError> {
-    grants::grant(mount, &project_directory(project), project.context).map_err(|source| {
+fn grant(mount: &Mount, by_hand: bool, project: ProjectRef<'_>) -> Result<(), MountError> {
+    grants::grant(mount, by_hand, &project_directory(project), project.context).map_err(|source| {
         let path = project.context.user_state.as_ref().map(|state| state.mounts());
         MountError::Grant { path: path.unwrap_or_default(), source }
     })
@@ -154,16 +186,11 @@ pub fn ungranted_mounts(
     project: ProjectRef<'_>,
 ) -> Vec<(String, Mount)> {
     let is_wanted = |vm: &&VmDefinition| names.is_empty() || names.contains(&vm.name);
-    let mut ungranted = Vec::new();
-    for vm in config.vms.iter().filter(is_wanted) {
-        for declared in &vm.mounts {
-            if let Err(MountError::NotGranted { vm, mount }) = checked(&vm.name, declared, project)
-            {
-                ungranted.push((vm, mount));
-            }
-        }
-    }
-    ungranted
+    let of_vm = |vm: &VmDefinition| {
+        let mounts = ungranted(vm, project).into_iter();
+        mounts.map(|mount| (vm.name.clone(), mount)).collect::<Vec<_>>()
+    };
+    config.vms.iter().filter(is_wanted).flat_map(of_vm).collect()
 }
 
 /// Writes down that the user lets VMs of the project have these mounts.
@@ -171,14 +198,21 @@ pub fn ungranted_mounts(
 /// # Errors
 /// Returns [`MountError::Grant`].
 pub fn grant_mounts(mounts: &[(String, Mount)], project: ProjectRef<'_>) -> Result<(), VmError> {
-    Ok(mounts.iter().try_for_each(|(_, mount)| grant(mount, project))?)
+    Ok(mounts.iter().try_for_each(|(_, mount)| grant(mount, false, project))?)
 }
 
 /// Ensures that a VM in which commands can run has its mounts: its companion may have been killed.
 /// One that cannot be mounted is a warning.
 pub(super) fn ensure(record: &Record, project: ProjectRef<'_>) {
     let Some(boot) = record.boot.as_ref().filter(|boot| !boot.mounts.is_empty()) else { return };
-    if Companion::connect(&boot.socket_paths()).is_err() {
+    let connected = Companion::connect(&boot.socket_paths());
+    let is_settled = connected.is_ok_and(|mut companion| {
+        // A guest that has just rebooted has none yet.
+        companion
+            .list(LIST_LIMIT)
+            .is_ok_and(|known| !known.iter().any(|(_, state)| *state == MountState::Waiting))
+    });
+    if !is_settled {
         for error in attach(&record.name, boot, project, Lifetime::Own).finish() {
             warn(&error, project.context);
         }
@@ -214,15 +248,17 @@ pub(super) fn warn(error: &MountError, context: &RuntimeContext) {
 
 /// Has the guest's requests wait until the returned connection is dropped, since its machine is to
 /// be saved. A companion that does not answer is ended: requests that it has not answered fail.
-pub(super) fn drain(boot: &BootRecord) -> Option<Companion> {
+pub(super) fn drain(vm: &str, boot: &BootRecord, context: &RuntimeContext) -> Option<Companion> {
     if boot.mounts.is_empty() {
         return None;
     }
     let mut companion = Companion::connect(&boot.socket_paths()).ok()?;
     match companion.drain() {
         Ok(_) => Some(companion),
-        Err(_) => {
+        Err(source) => {
             companion.kill();
+            let what = "has not answered and is ended: what programs have open there is stale";
+            warn(&MountError::Companion { vm: vm.to_owned(), what, source }, context);
             None
         }
     }

@@ -143,7 +143,7 @@ fn suspend_running(mut record: Record, project: ProjectRef<'_>) -> Result<(), Vm
         project.report(&Event::Warning { message });
     }
     // Until QEMU has ended or, after a failure, the guest continues.
-    let drained = mounts::drain(&boot);
+    let drained = mounts::drain(&vm, &boot, project.context);
     record.progress = Progress::Suspending;
     record.save(project.layout)?;
     let mut saved = match save(&record, &boot, project).and_then(|saved| {
