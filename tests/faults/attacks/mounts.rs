@@ -68,9 +68,9 @@ fn castras_own_directories_are_not_mounted() {
 
 #[test]
 fn all_mounts_that_need_consent_are_named() {
-    let fake = fake(
-        "mounts = [{ host = \".\", guest = \"/a\" }, { host = \"..\", guest = \"/b\", read_only = true }]",
-    );
+    let first = "{ host = \".\", guest = \"/a\" }";
+    let second = "{ host = \"..\", guest = \"/b\", read_only = true }";
+    let fake = fake(&format!("mounts = [{first}, {second}]"));
     let refused = fake.run(&["up"]).code(77);
     let says = refused.stderr.clone();
     assert!(says.contains("read and write \"/") && says.contains(", and read \"/"), "{says}");
