@@ -12,7 +12,8 @@ mod own;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::command::Lifetime;
 use crate::config::{DeclaredMount, MountOrigin, ProjectConfig, VmDefinition};
@@ -34,6 +35,13 @@ const NATIVE: &str = "it boots natively, without Castra's agent";
 
 /// Time for a companion's list of mounts, for `status`.
 const LIST_LIMIT: Duration = Duration::from_secs(1);
+
+/// Time for a guest that has just rebooted to have its mounts again. One that is still booting is
+/// waited for later.
+const SETTLE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Interval of looks at them.
+const SETTLE_POLL: Duration = Duration::from_millis(20);
 
 /// Time for it before the companion is replaced.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -205,17 +213,18 @@ pub fn grant_mounts(mounts: &[(String, Mount)], project: ProjectRef<'_>) -> Resu
 /// One that cannot be mounted is a warning.
 pub(super) fn ensure(record: &Record, project: ProjectRef<'_>) {
     let Some(boot) = record.boot.as_ref().filter(|boot| !boot.mounts.is_empty()) else { return };
-    let connected = Companion::connect(&boot.socket_paths());
-    let is_settled = connected.is_ok_and(|mut companion| {
-        // A guest that has just rebooted has none yet.
-        companion
-            .list(LIST_LIMIT)
-            .is_ok_and(|known| !known.iter().any(|(_, state)| *state == MountState::Waiting))
-    });
-    if !is_settled {
+    let Ok(mut companion) = Companion::connect(&boot.socket_paths()) else {
         for error in attach(&record.name, boot, project, Lifetime::Own).finish() {
             warn(&error, project.context);
         }
+        return;
+    };
+    let is_waiting = |(_, state): &(Mount, MountState)| *state == MountState::Waiting;
+    let end = Instant::now() + SETTLE_LIMIT;
+    while companion.list(LIST_LIMIT).is_ok_and(|known| known.iter().any(is_waiting))
+        && Instant::now() < end
+    {
+        sleep(SETTLE_POLL);
     }
 }
 
