@@ -318,15 +318,8 @@ pub(super) struct ShellArgs {
     /// Log in as this user of the guest
     #[arg(short, long, default_value = "root")]
     pub(super) user: String,
-    /// Start in this directory of the VM [default: where a mount shows the working directory, else
-    /// the user's home]
-    #[arg(
-        short,
-        long,
-        value_name = "DIR",
-        value_parser = OsStringValueParser::new().try_map(directory),
-    )]
-    pub(super) workdir: Option<OsString>,
+    #[command(flatten)]
+    pub(super) start_in: WorkdirArgs,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -344,12 +337,9 @@ pub(super) struct ExecArgs {
     pub(super) guest: GuestCommandArgs,
 }
 
-/// A command in a guest, and how it runs there.
+/// Directory in which a command starts.
 #[derive(Debug, ClapArgs)]
-pub(super) struct GuestCommandArgs {
-    /// Run as this user of the guest
-    #[arg(short, long, default_value = "root")]
-    pub(super) user: String,
+pub(super) struct WorkdirArgs {
     /// Start in this directory of the VM [default: where a mount shows the working directory, else
     /// the user's home]
     #[arg(
@@ -359,6 +349,16 @@ pub(super) struct GuestCommandArgs {
         value_parser = OsStringValueParser::new().try_map(directory),
     )]
     pub(super) workdir: Option<OsString>,
+}
+
+/// A command in a guest, and how it runs there.
+#[derive(Debug, ClapArgs)]
+pub(super) struct GuestCommandArgs {
+    /// Run as this user of the guest
+    #[arg(short, long, default_value = "root")]
+    pub(super) user: String,
+    #[command(flatten)]
+    pub(super) start_in: WorkdirArgs,
     /// Allocate a terminal for the command
     #[arg(short, long)]
     pub(super) tty: bool,

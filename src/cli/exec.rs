@@ -22,14 +22,21 @@ use super::up;
 /// Terminal type if the environment names none.
 const DEFAULT_TERM: &str = "xterm";
 
-/// Adds the settings of the command line to a command or a run, which have the same methods.
+/// Sets the directory in which a command or a run starts, which have the same methods.
+macro_rules! with_directory {
+    ($command:expr, $start_in:expr) => {
+        match &$start_in.workdir {
+            Some(directory) => $command.current_dir(directory),
+            None => $command.in_corresponding_dir(),
+        }
+    };
+}
+
+/// Adds the settings of the command line to a command or a run.
 macro_rules! with_settings {
     ($command:expr, $guest:expr, $context:expr) => {{
         let mut command = $command.user(&$guest.user).forward_signals();
-        command = match &$guest.workdir {
-            Some(directory) => command.current_dir(directory),
-            None => command.in_corresponding_dir(),
-        };
+        command = with_directory!(command, $guest.start_in);
         for (name, value) in &$guest.env {
             command = command.env(name, value);
         }
@@ -42,7 +49,7 @@ macro_rules! with_settings {
         command
     }};
 }
-pub(super) use with_settings;
+pub(super) use {with_directory, with_settings};
 
 /// Runs a command in a VM. The exit code is the command's, or 255 if it could not be reached, as
 /// with ssh.
@@ -94,10 +101,7 @@ pub(super) fn shell(shell: &ShellArgs, context: &CommandContext) -> Result<ExitC
     let (vm, project) = (shell.vm.as_deref(), context.project()?);
     let command = Command::in_recorded(vm, project, ssh::Command::Shell);
     let mut command = command.user(&shell.user).inherit_stdin().forward_signals();
-    command = match &shell.workdir {
-        Some(directory) => command.current_dir(directory),
-        None => command.in_corresponding_dir(),
-    };
+    command = with_directory!(command, shell.start_in);
     // Without a terminal (`castra shell < script`) the shell reads its commands from stdin.
     if io::stdin().is_terminal() {
         command = command.terminal(terminal(context)?);

@@ -13,7 +13,7 @@ use castra_engine::{Castra, Run, TimedOut};
 use super::args::{Reach, RunArgs};
 use super::context::CommandContext;
 use super::error::CliError;
-use super::exec::with_settings;
+use super::exec::{with_directory, with_settings};
 use super::interrupt::install_signal_handlers;
 use super::output::Verbosity;
 use super::{exec, exit};

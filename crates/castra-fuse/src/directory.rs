@@ -159,7 +159,7 @@ impl Directory {
 
 /// Returns `true` for names that guests neither see nor use: castra's own directory, also in the
 /// spellings that filesystems without upper and lower case take for it.
-pub(crate) fn is_hidden(name: &[u8]) -> bool {
+pub fn is_hidden(name: &[u8]) -> bool {
     const HIDDEN: &str = ".CASTRA";
     if name.is_ascii() {
         return name.eq_ignore_ascii_case(HIDDEN.as_bytes());

@@ -34,7 +34,7 @@ pub(crate) struct Handles {
     ids: Ids,
     limit: usize,
     by_id: HashMap<u64, Arc<Handle>>,
-    /// Open files of each node.
+    /// Open files of each node, also those that are lost.
     files: HashMap<u64, Vec<u64>>,
     /// Nodes of handles of an earlier server that could not be opened again. The kernel may still
     /// send requests for them.
@@ -77,7 +77,10 @@ impl Handles {
         }
         match handle.ok().filter(|_| self.by_id.len() < self.limit) {
             Some(handle) => self.insert(id, handle),
-            None => drop(self.lost.insert(id, node)),
+            None => {
+                self.files.entry(node).or_default().push(id);
+                self.lost.insert(id, node);
+            }
         }
         Ok(())
     }
@@ -126,20 +129,19 @@ impl Handles {
 
     /// Returns `true` if a node is open as a file.
     pub(crate) fn has_file(&self, node: u64) -> bool {
-        self.files.contains_key(&node) || self.lost.values().any(|lost| *lost == node)
+        self.files.contains_key(&node)
     }
 
     /// Removes a handle.
-    pub(crate) fn remove(&mut self, id: u64) -> Option<Arc<Handle>> {
-        self.lost.remove(&id);
-        let handle = self.by_id.remove(&id)?;
-        if let Some(files) = self.files.get_mut(&handle.node) {
+    pub(crate) fn remove(&mut self, id: u64) {
+        let held = self.by_id.remove(&id).map(|handle| handle.node);
+        let Some(node) = held.or_else(|| self.lost.remove(&id)) else { return };
+        if let Some(files) = self.files.get_mut(&node) {
             files.retain(|file| *file != id);
             if files.is_empty() {
-                self.files.remove(&handle.node);
+                self.files.remove(&node);
             }
         }
-        Some(handle)
     }
 
     /// Removes all handles.

@@ -54,7 +54,8 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use directory::{Access, Directory, Owner};
+pub use directory::{Access, Directory, Owner, is_hidden};
+pub use reply::refusal;
 pub use server::{MAX_STATE, Notify, Server};
 
 /// Longest data of one READ or WRITE, in bytes: Linux sends at most 256 pages at once.

@@ -5,6 +5,7 @@ use rustix::io::Errno;
 use crate::abi::{NOTIFY_STORE, PERMISSIONS, REPLY_HEADER, STORE_HEADER, kind};
 use crate::directory::Owner;
 use crate::platform::{Status, error_number};
+use crate::request::Header;
 
 /// Time for which the kernel may use names and attributes without asking, in seconds.
 const VALID_SECS: u64 = 1;
@@ -118,6 +119,12 @@ pub(crate) fn failure(errno: Errno, unique: u64) -> Vec<u8> {
     let mut reply = vec![0; REPLY_HEADER];
     write_header(&mut reply, REPLY_HEADER as u32, -error_number(errno), unique);
     reply
+}
+
+/// Returns the reply that a request failed for a reason of the host's (`EIO`); `None` if it has no
+/// complete header.
+pub fn refusal(request: &[u8]) -> Option<Vec<u8>> {
+    Header::parse(request).map(|(header, _)| failure(Errno::IO, header.unique))
 }
 
 /// Returns the notification that puts the contents of a file into the kernel's cache.

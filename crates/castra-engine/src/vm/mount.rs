@@ -1,12 +1,12 @@
 //! Mounting directories in a VM that runs.
 
 use crate::config::{DeclaredMount, MountOrigin};
-use crate::guest::{MAX_MOUNTS, Mount};
+use crate::guest::Mount;
 
 use super::access::running_vm;
 use super::error::{MountError, VmError};
 use super::lock::lock;
-use super::mounts::{checked, mount_now, unmount_now};
+use super::mounts::{check_room, checked, mount_now, unmount_now};
 use super::project::ProjectRef;
 use super::record::recorded_vm;
 
@@ -27,13 +27,7 @@ pub fn mount(name: &str, mount: &Mount, project: ProjectRef<'_>) -> Result<Mount
         mount_now(&vm, boot, &mount, project)?;
         return Ok(mount);
     }
-    if let Some(other) = boot.mounts.iter().find(|other| mount.is_entangled_with(other)) {
-        let (first, second) = (other.guest.clone(), mount.guest);
-        return Err(MountError::Entangled { vm, first, second }.into());
-    }
-    if boot.mounts.len() >= MAX_MOUNTS {
-        return Err(MountError::TooMany { vm }.into());
-    }
+    check_room(&vm, &boot.mounts, &mount)?;
     mount_now(&vm, boot, &mount, project)?;
     boot.mounts.push(mount.clone());
     record.save(project.layout)?;

@@ -114,6 +114,12 @@ impl Mount {
         Some(guest.into_os_string())
     }
 
+    /// Returns `true` if its directory may belong to this user: one's own, or for reading also
+    /// root's.
+    pub(crate) fn may_belong_to(&self, uid: u32) -> bool {
+        uid == rustix::process::geteuid().as_raw() || uid == 0 && self.read_only
+    }
+
     /// Returns what the mount lets a guest do, with the directory quoted.
     pub fn wish(&self) -> String {
         let access = if self.read_only { "read" } else { "read and write" };

@@ -51,8 +51,7 @@ impl Place {
                 _ => return Err(io::ErrorKind::InvalidInput.into()),
             }
         }
-        let (owner, user) = (fstat(&directory)?.st_uid, rustix::process::geteuid().as_raw());
-        if owner != user && !(owner == 0 && mount.read_only) {
+        if !mount.may_belong_to(fstat(&directory)?.st_uid) {
             return Err(io::Error::other("it belongs to another user"));
         }
         Ok(Self {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use bytes::Bytes;
-use castra_fuse::{Access, Directory, Owner, Server};
+use castra_fuse::{Access, Directory, Owner, Server, refusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc as channel, oneshot};
 
 use super::place::Place;
@@ -24,9 +24,8 @@ const MAX_REQUESTS: usize = 64;
 /// this machine may.
 const OWNER: Owner = Owner { uid: 0, gid: 0 };
 
-/// Size and field of a FUSE answer's header, for requests that cannot be answered otherwise.
-const HEADER_BYTES: u32 = 16;
-const UNIQUE: std::ops::Range<usize> = 8..16;
+// The guest's agent keeps any state that a server makes.
+const _: () = assert!(castra_fuse::MAX_STATE <= castra_wire::MAX_MOUNT_STATE_BYTES);
 
 /// Answers the requests of one mount on threads of their own. They end once this is dropped.
 pub(super) struct Pool {
@@ -91,7 +90,7 @@ impl Pool {
                     let notify = |notice| send(Answer::Notice(notice));
                     let answer = || server.answer_with(&request, &notify);
                     let answered = catch_unwind(AssertUnwindSafe(answer));
-                    if let Some(reply) = answered.unwrap_or_else(|_| failure(&request)) {
+                    if let Some(reply) = answered.unwrap_or_else(|_| refusal(&request)) {
                         send(Answer::Reply(reply, permit));
                     }
                 }
@@ -137,11 +136,4 @@ fn restore(server: &Server, state: &[u8]) {
     if let Ok(Err(error)) = restored {
         tracing::debug!(%error, "what the guest has open in a mount is stale");
     }
-}
-
-/// Returns the answer that a request failed.
-fn failure(request: &[u8]) -> Option<Vec<u8>> {
-    let error = -rustix::io::Errno::IO.raw_os_error();
-    let unique = request.get(UNIQUE)?;
-    Some([&HEADER_BYTES.to_le_bytes()[..], &error.to_le_bytes(), unique].concat())
 }

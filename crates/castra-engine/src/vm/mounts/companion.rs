@@ -103,15 +103,9 @@ pub(in crate::vm) fn unmount_now(
     boot: &BootRecord,
     guest: &str,
 ) -> Result<(), MountError> {
-    let silent =
-        |source| MountError::Companion { vm: vm.to_owned(), what: "does not answer", source };
-    let mut companion = Companion::connect(&boot.socket_paths()).map_err(silent)?;
-    companion.unmount(guest).map_err(silent)?.map_err(|reason| MountError::Refused {
-        vm: vm.to_owned(),
-        action: "unmounted",
-        guest: guest.to_owned(),
-        reason,
-    })
+    let connected = Companion::connect(&boot.socket_paths());
+    let answer = connected.and_then(|mut companion| companion.unmount(guest));
+    outcome(vm, "unmounted", guest, answer)
 }
 
 fn mount_by(
@@ -120,15 +114,23 @@ fn mount_by(
     mount: &Mount,
     project: ProjectRef<'_>,
 ) -> Result<(), MountError> {
-    let silent =
-        |source| MountError::Companion { vm: vm.to_owned(), what: "does not answer", source };
-    let hidden = own::directories(project);
-    companion.mount(mount, hidden).map_err(silent)?.map_err(|reason| MountError::Refused {
-        vm: vm.to_owned(),
-        action: "mounted",
-        guest: mount.guest.clone(),
-        reason,
-    })
+    let answer = companion.mount(mount, own::directories(project));
+    outcome(vm, "mounted", &mount.guest, answer)
+}
+
+/// Returns what a companion's answer means.
+fn outcome(
+    vm: &str,
+    action: &'static str,
+    guest: &str,
+    answer: io::Result<Result<(), String>>,
+) -> Result<(), MountError> {
+    let (vm, guest) = (vm.to_owned(), guest.to_owned());
+    match answer {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(reason)) => Err(MountError::Refused { vm, action, guest, reason }),
+        Err(source) => Err(MountError::Companion { vm, what: "does not answer", source }),
+    }
 }
 
 /// Starts the VM's companion if there is none.

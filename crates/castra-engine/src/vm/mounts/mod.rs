@@ -56,29 +56,33 @@ pub(super) fn of_start(
     lifetime: Lifetime,
 ) -> Result<Vec<Mount>, MountError> {
     let vm = &definition.name;
-    let mut mounts: Vec<Mount> = Vec::new();
-    if lifetime == Lifetime::Own {
-        let ungranted = ungranted(definition, project);
-        if !ungranted.is_empty() {
-            return Err(MountError::NotGranted { vm: vm.clone(), mounts: ungranted });
-        }
+    let check = |declared: &DeclaredMount| match lifetime {
+        Lifetime::Own => checked(vm, declared, project),
+        // The mounts of a throw-away VM are its user's.
+        Lifetime::ThisThreads => resolved(vm, &declared.mount, project),
+    };
+    let outcomes: Vec<_> = definition.mounts.iter().map(check).collect();
+    let ungranted = ungranted(&outcomes);
+    if !ungranted.is_empty() {
+        return Err(MountError::NotGranted { vm: vm.clone(), mounts: ungranted });
     }
-    for declared in &definition.mounts {
-        let mount = match lifetime {
-            Lifetime::Own => checked(vm, declared, project)?,
-            // The mounts of a throw-away VM are its user's.
-            Lifetime::ThisThreads => resolved(vm, &declared.mount, project)?,
-        };
-        if let Some(other) = mounts.iter().find(|other| mount.is_entangled_with(other)) {
-            let (first, second) = (other.guest.clone(), mount.guest);
-            return Err(MountError::Entangled { vm: vm.clone(), first, second });
-        }
+    let mut mounts = Vec::new();
+    for outcome in outcomes {
+        let mount = outcome?;
+        check_room(vm, &mounts, &mount)?;
         mounts.push(mount);
     }
-    if mounts.len() > MAX_MOUNTS {
-        return Err(MountError::TooMany { vm: vm.clone() });
-    }
     Ok(mounts)
+}
+
+/// Checks that a VM with these mounts can have another one.
+pub(super) fn check_room(vm: &str, mounts: &[Mount], mount: &Mount) -> Result<(), MountError> {
+    let vm = vm.to_owned();
+    if let Some(other) = mounts.iter().find(|other| mount.is_entangled_with(other)) {
+        let (first, second) = (other.guest.clone(), mount.guest.clone());
+        return Err(MountError::Entangled { vm, first, second });
+    }
+    if mounts.len() >= MAX_MOUNTS { Err(MountError::TooMany { vm }) } else { Ok(()) }
 }
 
 /// Returns the mounts that a guest can have: none if it boots without an agent, which is a warning.
@@ -131,16 +135,13 @@ fn check_recorded(vm: &str, mount: &Mount, project: ProjectRef<'_>) -> Result<()
     check_granted(vm, mount, true, project)
 }
 
-/// Returns the declared mounts of a VM that need the user's consent and do not have it.
-fn ungranted(definition: &VmDefinition, project: ProjectRef<'_>) -> Vec<Mount> {
-    let outcomes = definition.mounts.iter().map(|mount| checked(&definition.name, mount, project));
-    outcomes
-        .filter_map(|outcome| match outcome {
-            Err(MountError::NotGranted { mounts, .. }) => Some(mounts),
-            _ => None,
-        })
-        .flatten()
-        .collect()
+/// Returns the mounts that need the user's consent and do not have it.
+fn ungranted(outcomes: &[Result<Mount, MountError>]) -> Vec<Mount> {
+    let of_outcome = |outcome: &Result<Mount, MountError>| match outcome {
+        Err(MountError::NotGranted { mounts, .. }) => mounts.clone(),
+        _ => Vec::new(),
+    };
+    outcomes.iter().flat_map(of_outcome).collect()
 }
 
 /// Returns the mount with its directory's path without links.
@@ -161,8 +162,7 @@ fn resolved(vm: &str, mount: &Mount, project: ProjectRef<'_>) -> Result<Mount, M
     if real.parent().is_none() {
         return Err(unsuitable("it is the root of this machine's files"));
     }
-    let user = rustix::process::geteuid().as_raw();
-    if found.uid() != user && !(found.uid() == 0 && mount.read_only) {
+    if !mount.may_belong_to(found.uid()) {
         return Err(unsuitable("it belongs to another user"));
     }
     if real.to_str().is_none() {
@@ -195,8 +195,9 @@ pub fn ungranted_mounts(
 ) -> Vec<(String, Mount)> {
     let is_wanted = |vm: &&VmDefinition| names.is_empty() || names.contains(&vm.name);
     let of_vm = |vm: &VmDefinition| {
-        let mounts = ungranted(vm, project).into_iter();
-        mounts.map(|mount| (vm.name.clone(), mount)).collect::<Vec<_>>()
+        let check = |declared| checked(&vm.name, declared, project);
+        let outcomes: Vec<_> = vm.mounts.iter().map(check).collect();
+        ungranted(&outcomes).into_iter().map(|mount| (vm.name.clone(), mount)).collect::<Vec<_>>()
     };
     config.vms.iter().filter(is_wanted).flat_map(of_vm).collect()
 }
@@ -214,10 +215,7 @@ pub fn grant_mounts(mounts: &[(String, Mount)], project: ProjectRef<'_>) -> Resu
 pub(super) fn ensure(record: &Record, project: ProjectRef<'_>) {
     let Some(boot) = record.boot.as_ref().filter(|boot| !boot.mounts.is_empty()) else { return };
     let Ok(mut companion) = Companion::connect(&boot.socket_paths()) else {
-        for error in attach(&record.name, boot, project, Lifetime::Own).finish() {
-            warn(&error, project.context);
-        }
-        return;
+        return mount_all(&record.name, boot, project);
     };
     let is_waiting = |(_, state): &(Mount, MountState)| *state == MountState::Waiting;
     let end = Instant::now() + SETTLE_LIMIT;
@@ -239,7 +237,11 @@ pub(super) fn restore(record: &Record, project: ProjectRef<'_>) {
             Err(_) => companion.kill(),
         }
     }
-    for error in attach(&record.name, boot, project, Lifetime::Own).finish() {
+    mount_all(&record.name, boot, project);
+}
+
+fn mount_all(vm: &str, boot: &BootRecord, project: ProjectRef<'_>) {
+    for error in attach(vm, boot, project, Lifetime::Own).finish() {
         warn(&error, project.context);
     }
 }

@@ -1,14 +1,13 @@
 //! Castra's own directories, of which no guest sees anything: disks, keys, consents and templates.
 
-use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+
+use castra_fuse::is_hidden;
 
 use crate::guest::Mount;
 use crate::vm::error::MountError;
 use crate::vm::project::ProjectRef;
-
-/// Name of the directory in which each project has its VMs.
-const STATE: &str = ".castra";
 
 /// Reason why castra's own directories are not mounted.
 const OWN: &str = "castra keeps disks and keys there";
@@ -29,8 +28,8 @@ pub(super) fn directories(project: ProjectRef<'_>) -> Vec<PathBuf> {
 /// # Errors
 /// Returns [`MountError::Unsuitable`].
 pub(super) fn check(vm: &str, mount: &Mount, project: ProjectRef<'_>) -> Result<(), MountError> {
-    let is_state = |part: &OsStr| part.eq_ignore_ascii_case(STATE);
-    let is_own = mount.host.iter().any(is_state)
+    // As in a mount: a project has its VMs in such a directory.
+    let is_own = mount.host.iter().any(|part| is_hidden(part.as_bytes()))
         || directories(project).iter().any(|own| mount.host.starts_with(own));
     if is_own {
         let (vm, host) = (vm.to_owned(), mount.host.clone());
