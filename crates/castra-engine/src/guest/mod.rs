@@ -21,6 +21,7 @@ pub use keys::{KeyError, VmKeys, server_pin};
 pub use login::{CREDENTIALS_SYSTEMD, oem_strings, seed_disk};
 pub use modules::{EarlyModule, early_modules};
 pub use mounts::{Companion, GuestPathProblem, MAX_MOUNTS, Mount, MountState, serve_mounts};
+pub(crate) use mounts::{OF_KERNEL, is_of_kernel};
 pub use network::{
     AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, NoInspection, inspect,
     is_ssh_silent,

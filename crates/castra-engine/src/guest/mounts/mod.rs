@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use client::Companion;
 pub use companion::serve_mounts;
+pub(crate) use place::{OF_KERNEL, is_of_kernel};
 
 /// Maximum number of mounts of a VM.
 pub const MAX_MOUNTS: usize = 32;
@@ -33,10 +34,34 @@ pub const MAX_MOUNTS: usize = 32;
 /// Longest path of a mount in a guest, in bytes.
 const MAX_GUEST_PATH_BYTES: usize = 1024;
 
-/// Directories of a guest on which nothing is mounted: what is in them is the system's own.
-const SYSTEM_DIRECTORIES: [&str; 14] = [
-    "/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin",
-    "/sys", "/usr", "/var",
+/// Directories of a guest on which nothing is mounted: what is in them is the system's own, and it
+/// stops working without.
+const SYSTEM_DIRECTORIES: [&str; 25] = [
+    "/",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/lib/modules",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/proc",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/usr",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/lib/modules",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/libexec",
+    "/usr/sbin",
+    "/var",
+    "/var/lib",
+    "/var/run",
 ];
 
 /// Directories of a guest below which nothing is mounted, either.
@@ -189,7 +214,13 @@ mod tests {
 
     #[test]
     fn places_in_a_guest_are_absolute_and_not_the_systems() {
-        for (text, path) in [("/src", "/src"), ("//a/./b//", "/a/b"), ("/etc/app", "/etc/app")] {
+        for (text, path) in [
+            ("/src", "/src"),
+            ("//a/./b//", "/a/b"),
+            ("/etc/app", "/etc/app"),
+            ("/var/lib/app", "/var/lib/app"),
+            ("/usr/bin2", "/usr/bin2"),
+        ] {
             assert_eq!(Mount::guest_path(text).as_deref(), Ok(path));
         }
         for (text, problem) in [
@@ -199,6 +230,8 @@ mod tests {
             ("/", GuestPathProblem::OfSystem),
             ("/usr/", GuestPathProblem::OfSystem),
             ("/proc/1", GuestPathProblem::OfSystem),
+            ("/usr//bin", GuestPathProblem::OfSystem),
+            ("/var/run/", GuestPathProblem::OfSystem),
             ("/a\nb", GuestPathProblem::Unprintable),
         ] {
             assert_eq!(Mount::guest_path(text), Err(problem), "{text:?}");

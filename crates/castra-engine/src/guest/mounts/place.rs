@@ -9,11 +9,14 @@ use std::path::{Component, PathBuf};
 
 #[cfg(target_os = "linux")]
 use rustix::fd::AsRawFd as _;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat};
 use rustix::io::Errno;
 
 use super::Mount;
+
+/// Reason why a directory is not served.
+pub(crate) const OF_KERNEL: &str = "its files are the kernel's";
 
 /// An open directory.
 pub(super) struct Place {
@@ -51,6 +54,9 @@ impl Place {
                 _ => return Err(io::ErrorKind::InvalidInput.into()),
             }
         }
+        if is_of_kernel(&directory) {
+            return Err(io::Error::other(OF_KERNEL));
+        }
         if !mount.may_belong_to(fstat(&directory)?.st_uid) {
             return Err(io::Error::other("it belongs to another user"));
         }
@@ -72,6 +78,41 @@ impl Place {
     pub(super) fn path(&self) -> PathBuf {
         self.path.clone()
     }
+}
+
+/// Returns `true` for a directory of a filesystem such as `/proc`, in which processes are read and
+/// changed, and not files.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_of_kernel(directory: impl AsFd) -> bool {
+    // `linux/magic.h`.
+    const KINDS: [u32; 14] = [
+        0x9fa0,      // proc
+        0x6265_6572, // sysfs
+        0x0027_e0eb, // cgroup
+        0x6367_7270, // cgroup2
+        0x6462_6720, // debugfs
+        0x7472_6163, // tracefs
+        0x7363_6673, // securityfs
+        0xf97c_ff8c, // selinuxfs
+        0x4341_5d53, // smackfs
+        0xcafe_4a11, // bpf
+        0x6265_6570, // configfs
+        0x6165_676c, // pstore
+        0xde5e_81e4, // efivarfs
+        0x1cd1,      // devpts
+    ];
+    #[allow(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "a magic number of 32 bits, in a word of which size and sign depend on the machine"
+    )]
+    rustix::fs::fstatfs(directory).is_ok_and(|found| KINDS.contains(&(found.f_type as u32)))
+}
+
+/// Returns `false`: other systems have no such filesystems.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_of_kernel(_directory: impl AsFd) -> bool {
+    false
 }
 
 fn not_a_directory(parent: &OwnedFd, name: &OsStr) -> io::Error {
@@ -117,6 +158,9 @@ mod tests {
         assert_eq!(open(of_root).is_ok(), is_root, "it belongs to another user");
         let read_only = Mount { host: of_root.into(), guest: "/src".into(), read_only: true };
         assert!(Place::open(&read_only).is_ok());
+        let of_kernel = Mount { host: "/proc".into(), guest: "/p".into(), read_only: true };
+        let error = Place::open(&of_kernel).err().expect("of the kernel");
+        assert_eq!(error.to_string(), OF_KERNEL);
         if is_root {
             rustix::fs::chown(&top, Some(rustix::fs::Uid::from_raw(65534)), None)
                 .expect("given away");

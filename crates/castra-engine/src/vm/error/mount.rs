@@ -142,7 +142,23 @@ impl Explain for MountError {
                 "Programs in the VM can do that, too. If you want it, run `castra up {vm} \
                 --allow-mounts` once."
             )),
-            _ => None,
+            Self::Directory { .. } => None,
+            Self::Unsuitable { .. } => {
+                Some("Mount a directory of your own, such as the project's: .:/src".to_owned())
+            }
+            Self::GuestPath { .. } => Some(
+                "Name a directory for it in the VM, such as /src; it is made if missing."
+                    .to_owned(),
+            ),
+            Self::Entangled { .. } => {
+                Some("Give each mount a directory of its own in the VM.".to_owned())
+            }
+            Self::TooMany { .. } => Some("Mount a directory above them.".to_owned()),
+            Self::Unknown { vm, .. } => Some(format!("`castra status -v {vm}` shows its mounts.")),
+            Self::Grant { .. }
+            | Self::Unsupported { .. }
+            | Self::Refused { .. }
+            | Self::Companion { .. } => None,
         }
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::command::Lifetime;
 use crate::config::{DeclaredMount, MountOrigin, ProjectConfig, VmDefinition};
 use crate::context::RuntimeContext;
-use crate::guest::{Companion, MAX_MOUNTS, Mount, MountState};
+use crate::guest::{Companion, MAX_MOUNTS, Mount, MountState, OF_KERNEL, is_of_kernel};
 use crate::report::Event;
 
 use super::error::{MountError, VmError};
@@ -161,6 +161,9 @@ fn resolved(vm: &str, mount: &Mount, project: ProjectRef<'_>) -> Result<Mount, M
     }
     if real.parent().is_none() {
         return Err(unsuitable("it is the root of this machine's files"));
+    }
+    if fs::File::open(&real).is_ok_and(|directory| is_of_kernel(&directory)) {
+        return Err(unsuitable(OF_KERNEL));
     }
     if !mount.may_belong_to(found.uid()) {
         return Err(unsuitable("it belongs to another user"));
