@@ -94,6 +94,8 @@ pub(super) enum Command {
     Mount(MountArgs),
     /// Unmount directories of this machine in a running VM
     Umount(UmountArgs),
+    /// Grow the disk of a VM, which may be running
+    Resize(ResizeArgs),
     /// Connect to a VM's serial console; Ctrl-] disconnects
     Console(ConsoleArgs),
     /// Copy files and directories into and out of a VM
@@ -700,6 +702,20 @@ pub(super) struct UmountArgs {
     /// Places in the VM
     #[arg(required = true, value_name = "GUEST")]
     pub(super) guests: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "In a running VM, the root filesystem grows with the disk; otherwise, at the \
+        next start. A disk never shrinks. Resume a suspended VM first: its memory fits no other \
+        disk.\n\nExample:\n  castra resize web \"20 GiB\""
+)]
+pub(super) struct ResizeArgs {
+    /// The VM
+    pub(super) vm: String,
+    /// Size up to which the disk can grow, such as 20GiB
+    #[arg(value_name = "SIZE", value_parser = parse_disk)]
+    pub(super) size: u64,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -10,7 +10,7 @@ use super::args::{Args, FOR_ALL};
 /// Headings and their commands, in this order. A command that is missing here is listed last rather
 /// than hidden.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Start and stop", &["up", "down", "restart", "suspend", "clone"]),
+    ("Start and stop", &["up", "down", "restart", "suspend", "clone", "resize"]),
     ("Work inside", &["shell", "exec", "run", "cp", "mount", "umount", "console", "ssh-config"]),
     ("Inspect", &["status", "list", "logs", "ports", "timeline", "doctor"]),
     ("Images and space", &["image", "template", "clean", "adopt"]),

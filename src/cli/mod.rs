@@ -34,6 +34,7 @@ mod plain;
 mod ports;
 mod printer;
 mod project;
+mod resize;
 mod restart;
 mod run;
 mod ssh_config;
@@ -124,6 +125,7 @@ fn run(args: &Args, environment: Environment, printer: &Printer) -> Result<ExitC
         Command::Run(run) => run::run(run, &context),
         Command::Mount(mount) => mount::mount(mount, &context),
         Command::Umount(umount) => mount::umount(umount, &context),
+        Command::Resize(resize) => resize::run(resize, &context),
         Command::Companion(companion) => mount::companion(companion),
         Command::Console(console) => console::run(console, &context),
         Command::Cp(cp) => cp::run(cp, &context),

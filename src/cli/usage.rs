@@ -7,13 +7,14 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Words of other tools, and the command of castra for each.
-const SAID_ELSEWHERE: [(&[&str], &str); 11] = [
+const SAID_ELSEWHERE: [(&[&str], &str); 12] = [
     (&["start", "launch", "create", "boot", "resume", "play"], "castra up"),
     (&["stop", "halt", "shutdown", "poweroff", "kill"], "castra down"),
     (&["pause", "save", "hibernate"], "castra suspend"),
     (&["delete", "destroy", "rm", "remove", "purge"], "castra clean --disks"),
     (&["ls", "ps", "info", "show"], "castra list` or `castra status"),
     (&["reload", "reboot"], "castra restart"),
+    (&["grow", "extend", "expand"], "castra resize"),
     (&["enter", "login", "attach", "connect"], "castra shell"),
     (&["copy", "scp", "transfer", "push", "mount"], "castra cp"),
     (&["images", "find", "pull", "fetch", "box"], "castra image"),

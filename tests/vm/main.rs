@@ -24,6 +24,7 @@ mod pipeline;
 mod ports;
 mod readme;
 mod real_disks;
+mod resize;
 mod run;
 mod security;
 mod sshd;

@@ -148,6 +148,11 @@ impl Agent<'_> {
                 vec![GuestMessage::Failed { task: AgentTask::Protocol, reason }]
             }
             HostMessage::Inspect => vec![GuestMessage::Inspected(self.condition())],
+            // As an agent of an earlier castra.
+            HostMessage::GrowRoot { .. } => {
+                let reason = "unknown variant `grow-root`".into();
+                vec![GuestMessage::Failed { task: AgentTask::Protocol, reason }]
+            }
             HostMessage::Listeners { ports } => {
                 let reach = if self.machine.behaviour.has("loopback-only") {
                     Reach::Loopback

@@ -245,6 +245,9 @@ impl Agent {
                 Event::Synced(session) => {
                     return Ok(vec![Envelope { session, message: GuestMessage::Synced }]);
                 }
+                Event::RootGrown(session, growth) => {
+                    return Ok(vec![Envelope { session, message: GuestMessage::RootGrown(growth) }]);
+                }
                 Event::Settled(rest) => self.settled(rest),
                 Event::Reached(milestone, uptime_ms) => self.reach(milestone, uptime_ms),
                 Event::Noticed(task, text) => vec![GuestMessage::Notice { task, text }],
@@ -263,6 +266,7 @@ impl Agent {
             HostMessage::Sync => self.sync(),
             HostMessage::Settle => self.settle(),
             HostMessage::Inspect => vec![self.condition()],
+            HostMessage::GrowRoot { disk_bytes } => self.grow_root(disk_bytes),
             HostMessage::Listeners { ports } => {
                 vec![GuestMessage::Listeners {
                     listeners: listeners::listeners(&ports, &self.kernel_fs),
@@ -478,6 +482,15 @@ impl Agent {
         tokio::task::spawn_blocking(move || {
             rustix::fs::sync();
             events.synced(session);
+        });
+        Vec::new()
+    }
+
+    fn grow_root(&self, disk_bytes: u64) -> Vec<GuestMessage> {
+        let (kernel_fs, events) = (Arc::clone(&self.kernel_fs), self.events.clone());
+        let session = self.session;
+        tokio::spawn(async move {
+            events.root_grown(session, grow::to_disk(kernel_fs, disk_bytes).await);
         });
         Vec::new()
     }

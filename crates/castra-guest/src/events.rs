@@ -1,6 +1,6 @@
 //! Events from the agent's tasks to its main loop.
 
-use castra_wire::{AgentTask, Session, Stage, StageReached};
+use castra_wire::{AgentTask, RootGrowth, Session, Stage, StageReached};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -16,6 +16,8 @@ pub(crate) enum Event {
     Settled(Rest),
     /// Everything is on the disk, as requested by the host of this session.
     Synced(Option<Session>),
+    /// The root filesystem has grown, as requested by the host of this session, or has not.
+    RootGrown(Option<Session>, RootGrowth),
     /// A task leaves something to the user.
     Noticed(AgentTask, String),
     /// A task failed, permanently or for now.
@@ -66,6 +68,11 @@ impl EventSender {
     /// session.
     pub(crate) fn synced(&self, session: Option<Session>) {
         self.send(Event::Synced(session));
+    }
+
+    /// Reports the growth of the root filesystem, as requested by the host of this session.
+    pub(crate) fn root_grown(&self, session: Option<Session>, growth: RootGrowth) {
+        self.send(Event::RootGrown(session, growth));
     }
 
     /// Reports what a task leaves to the user.

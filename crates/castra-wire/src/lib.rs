@@ -24,6 +24,8 @@
 //!  │ ◄─────────────────────── settled     │
 //!  │ inspect ───────────────────────────► │
 //!  │ ◄──────── inspected {time, network}  │
+//!  │ grow-root ─────────────────────────► │  (its disk has been resized)
+//!  │ ◄──────────────────── root-grown     │
 //!  │ power-off ─────────────────────────► │
 //!  │ ◄────────────────── powering-off     │
 //! ```
@@ -47,7 +49,7 @@ pub use exec::{
 pub use lines::Lines;
 pub use message::{
     AgentTask, CloudInitState, Condition, GuestMessage, HostMessage, Listener, NetworkState,
-    Personality, Reach, Relay, Secret, ServicePort, Stage, StageReached, Transport,
+    Personality, Reach, Relay, RootGrowth, Secret, ServicePort, Stage, StageReached, Transport,
 };
 pub use mount::{
     MAX_MOUNT_MESSAGE_BYTES, MAX_MOUNT_STATE_BYTES, MountDecoder, MountMessage, MountMessageError,

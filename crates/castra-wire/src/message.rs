@@ -53,6 +53,12 @@ pub enum HostMessage {
     /// Asks for the condition of the guest. An agent that predates this message fails with
     /// [`AgentTask::Protocol`].
     Inspect,
+    /// Grows the root filesystem, and the partition that it is on, now that the disk has this size.
+    /// An agent that predates this message fails with [`AgentTask::Protocol`].
+    GrowRoot {
+        /// Size of the disk, which the guest's kernel may not know yet.
+        disk_bytes: u64,
+    },
 }
 
 impl HostMessage {
@@ -65,6 +71,7 @@ impl HostMessage {
             Self::Sync => "sync",
             Self::Listeners { .. } => "listeners",
             Self::Settle => "settle",
+            Self::GrowRoot { .. } => "grow-root",
             Self::Inspect => "inspect",
         }
     }
@@ -198,6 +205,8 @@ pub enum GuestMessage {
     Settled,
     /// Answer to [`HostMessage::Inspect`].
     Inspected(Condition),
+    /// Answer to [`HostMessage::GrowRoot`].
+    RootGrown(RootGrowth),
     /// One of the agent's tasks leaves something to the user. A host that does not know this
     /// message ignores it.
     Notice {
@@ -230,10 +239,29 @@ impl GuestMessage {
             Self::Listeners { .. } => "listeners",
             Self::Settled => "settled",
             Self::Inspected(_) => "inspected",
+            Self::RootGrown(_) => "root-grown",
             Self::Notice { .. } => "notice",
             Self::Failed { .. } => "failed",
         }
     }
+}
+
+/// Outcome of the growth of a guest's root filesystem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum RootGrowth {
+    /// The filesystem is as large as it can be.
+    Done {
+        /// Size of the filesystem, of which a part is its own tables.
+        root_bytes: u64,
+        /// Steps that are left to the user, as a sentence without its end.
+        left_to_do: Option<String>,
+    },
+    /// The filesystem has not grown.
+    Failed {
+        /// The reason, as text.
+        reason: String,
+    },
 }
 
 /// Condition of a guest at one moment.

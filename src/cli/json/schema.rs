@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::{
     adopt, capture, clean, completions, config, cp, doctor, image, init, list, logs, man, mount,
-    ports, ssh_config, status, template, timeline,
+    ports, resize, ssh_config, status, template, timeline,
 };
 use super::reporter::{Ending, Line};
 use super::{Document, Outcomes};
@@ -45,6 +45,7 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("ports", document::<ports::PortList>()),
         ("mount", document::<mount::Mounts>()),
         ("umount", document::<mount::Mounts>()),
+        ("resize", document::<resize::ResizedDisk>()),
         ("logs", document::<logs::LogLines>()),
         ("exec", document::<capture::Captured>()),
         ("run", document::<capture::Captured>()),

@@ -377,7 +377,7 @@ fn a_disk_that_a_qemu_has_open_is_not_removed_whatever_became_of_its_pid_file() 
     let disk = fake.disk("vm");
     let kept = fake.path().join("kept.pid");
     fs::rename(fake.pidfile("vm"), &kept).expect("renamed");
-    fake.run(&["clean", "--disks", "--yes", "vm"]).code(75).says("is in use; it was not removed");
+    fake.run(&["clean", "--disks", "--yes", "vm"]).code(75).says("is in use; it was not changed");
     assert_eq!(fake.disk("vm"), disk);
     // Nothing else of it is gone either.
     fs::rename(&kept, fake.pidfile("vm")).expect("renamed");

@@ -9,7 +9,7 @@ use super::{Command, Down, Project, Up};
 use crate::error::Result;
 use crate::guest::Mount;
 use crate::guest::ssh::Copied;
-use crate::vm::{self, VmStatus};
+use crate::vm::{self, Resized, VmStatus};
 
 /// A VM of a project, from [`Project::vm`]. Cheap to clone.
 ///
@@ -68,6 +68,16 @@ impl Vm {
         let project = &self.project;
         vm::clone_running(&self.name, name, project.config(), project.lend())?;
         Ok(project.vm(name))
+    }
+
+    /// Grows the disk of the VM, which may be running, to this virtual size in bytes. The root
+    /// filesystem grows with it, or at the next start.
+    ///
+    /// # Errors
+    /// Fails for a size below the disk's, and for a VM that is suspended.
+    pub fn resize(&self, disk_bytes: u64) -> Result<Resized> {
+        let project = &self.project;
+        Ok(vm::resize(&self.name, disk_bytes, project.config(), project.lend())?)
     }
 
     /// Returns the VM's status, or `None` if it was never started. Never blocks.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use castra_wire::{
     Condition, DecodeError, Envelope, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES,
-    PROTOCOL_VERSION, Personality, ServicePort, Session,
+    PROTOCOL_VERSION, Personality, RootGrowth, ServicePort, Session,
 };
 
 use crate::cancel::{Cancel, Interrupted};
@@ -229,6 +229,16 @@ impl ControlPort {
         self.send(HostMessage::Listeners { ports })
     }
 
+    /// Asks the guest to grow its root filesystem to a disk of this size. The answer is
+    /// [`GuestMessage::RootGrown`]; an agent that predates this request reports a failure of
+    /// [`castra_wire::AgentTask::Protocol`].
+    ///
+    /// # Errors
+    /// As for [`ControlPort::personalise`].
+    pub fn grow_root(&mut self, disk_bytes: u64) -> Result<(), ControlError> {
+        self.send(HostMessage::GrowRoot { disk_bytes })
+    }
+
     /// Returns the guest's next message. Text in it is safe to print on a terminal. A guest may
     /// send anything at any time: callers that loop over this keep one deadline for the whole loop.
     ///
@@ -361,6 +371,10 @@ fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
             sanitize(kernel);
             installed.iter_mut().for_each(sanitize);
         }
+        GuestMessage::RootGrown(RootGrowth::Failed { reason: text })
+        | GuestMessage::RootGrown(RootGrowth::Done { left_to_do: Some(text), .. }) => {
+            sanitize(text);
+        }
         GuestMessage::Inspected(Condition { network, cloud_init, .. }) => {
             network.iter_mut().flat_map(|network| &mut network.interface).for_each(sanitize);
             cloud_init.iter_mut().flat_map(|state| &mut state.errors).for_each(sanitize);
@@ -371,6 +385,7 @@ fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
         | GuestMessage::Settled
         | GuestMessage::Synced
         | GuestMessage::Listeners { .. }
+        | GuestMessage::RootGrown(RootGrowth::Done { left_to_do: None, .. })
         | GuestMessage::PoweringOff => {}
     }
     Ok(message)

@@ -15,6 +15,7 @@
 //! | `start/` | launching QEMU, booting or restoring, waiting for the guest, continuing |
 //! | `suspend/` | suspending, resuming, cloning |
 //! | `up`, `down/`, `restart`, `clone_running` | the operations that start and stop VMs |
+//! | `resize` | growing the disk of a VM, running or stopped |
 //! | `throwaway`, `clean/` | VMs for one command; removal of VMs and of their files |
 //! | `access` | the way into a guest in which commands can run |
 //! | `inspect/` | reads only: states, projects, services, console, history |
@@ -79,6 +80,7 @@ mod parallel;
 mod plan;
 mod project;
 mod record;
+mod resize;
 mod restart;
 mod start;
 mod suspend;
@@ -122,6 +124,7 @@ pub use record::{
     RecordError, RecordedMachine, SshServer, StartKind, SuspendRecord, VmState, recorded_vm,
     sentence_of_copy,
 };
+pub use resize::{GrownRoot, Resized, resize};
 pub use restart::restart;
 pub use start::{SYSTEM_SSH_PORT, UpOptions, UpOutcome, WaitFor, check_port, port_owner};
 pub use suspend::{check_clone, clone, suspend};

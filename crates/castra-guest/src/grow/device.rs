@@ -80,11 +80,16 @@ impl Partition {
         Ok(None)
     }
 
+    /// Returns the disk that the partition is on.
+    pub(super) fn disk(&self) -> Device {
+        // The directory of a partition is in that of its disk.
+        Device(format!("{}/..", self.device.0))
+    }
+
     /// Lets the partition end where the disk does, if it is the last. Returns what is left to do
     /// where a mapping keeps its size.
     pub(super) fn grow(&self, kernel_fs: &KernelFs) -> io::Result<Option<String>> {
-        // The directory of a partition is in that of its disk.
-        let disk = Device(format!("{}/..", self.device.0));
+        let disk = self.disk();
         if disk.number(kernel_fs, "queue/logical_block_size")? != SECTOR as u64 {
             return Ok(None);
         }

@@ -10,10 +10,11 @@ mod filesystem;
 mod table;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use castra_wire::AgentTask;
+use castra_wire::{AgentTask, RootGrowth};
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use tokio::task::spawn_blocking;
@@ -29,6 +30,10 @@ use filesystem::Filesystem;
 /// Time for which other tasks wait for the growth. From 1 to 10 GiB takes 0.3 s on an emulated CPU;
 /// a disk of terabytes takes longer, and commands can run meanwhile.
 const LIMIT: Duration = Duration::from_secs(1);
+
+/// Time for the kernel to notice that the host has resized the disk, and the interval of looks.
+const NOTICE_LIMIT: Duration = Duration::from_secs(10);
+const NOTICE_POLL: Duration = Duration::from_millis(50);
 
 /// Number of tries, and the pause between them, for a root that is still read-only. Images that
 /// check their root first mount it writable within this time; the others mean to keep it read-only.
@@ -60,6 +65,47 @@ pub(crate) async fn keep_size(kernel_fs: Arc<KernelFs>, events: EventSender) {
     }
 }
 
+/// Grows the root filesystem to its disk, which the host has just given this size.
+pub(crate) async fn to_disk(kernel_fs: Arc<KernelFs>, disk_bytes: u64) -> RootGrowth {
+    let grown = async {
+        await_disk(&kernel_fs, disk_bytes).await?;
+        let left_to_do = spawn_growth(&kernel_fs).await??;
+        let found = rustix::fs::fstatvfs(open_root()?)?;
+        Ok(RootGrowth::Done { root_bytes: found.f_blocks * found.f_frsize, left_to_do })
+    };
+    let failed = |error: io::Error| RootGrowth::Failed { reason: error.to_string() };
+    grown.await.unwrap_or_else(failed)
+}
+
+/// Waits until the kernel knows that the disk of the root has this size.
+async fn await_disk(kernel_fs: &KernelFs, disk_bytes: u64) -> io::Result<()> {
+    let noticed = Instant::now() + NOTICE_LIMIT;
+    while root_disk(kernel_fs)?.is_some_and(|size| size < disk_bytes) {
+        if Instant::now() > noticed {
+            let reason = "its kernel has not noticed that the disk has grown";
+            return Err(io::Error::other(reason));
+        }
+        sleep(NOTICE_POLL).await;
+    }
+    Ok(())
+}
+
+/// Returns the size of the disk that has the root, in bytes.
+fn root_disk(kernel_fs: &KernelFs) -> io::Result<Option<u64>> {
+    let root = open_root()?;
+    let Some(filesystem) = Filesystem::of(&root)? else { return Ok(None) };
+    let Some(device) = filesystem.device(kernel_fs, &root)? else { return Ok(None) };
+    match Partition::below(kernel_fs, &device)? {
+        Some(partition) => partition.disk().bytes(kernel_fs).map(Some),
+        None => device.bytes(kernel_fs).map(Some),
+    }
+}
+
+fn open_root() -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open("/", flags, Mode::empty())?)
+}
+
 fn spawn_growth(kernel_fs: &Arc<KernelFs>) -> tokio::task::JoinHandle<io::Result<Option<String>>> {
     let kernel_fs = Arc::clone(kernel_fs);
     spawn_blocking(move || grow_root(&kernel_fs))
@@ -68,8 +114,7 @@ fn spawn_growth(kernel_fs: &Arc<KernelFs>) -> tokio::task::JoinHandle<io::Result
 /// Grows the root filesystem, and the partition that it is on, if it is mounted writable. The
 /// kernel does nothing if it fills the device already. Returns what is left to the user.
 fn grow_root(kernel_fs: &KernelFs) -> io::Result<Option<String>> {
-    let root =
-        rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let root = open_root()?;
     let Some(filesystem) = Filesystem::of(&root)? else { return Ok(None) };
     let Some(device) = filesystem.device(kernel_fs, &root)? else { return Ok(None) };
     if rustix::fs::fstatvfs(&root)?.f_flag.contains(StatVfsMountFlags::RDONLY) {

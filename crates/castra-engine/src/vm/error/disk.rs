@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::config::OutOfBounds;
 use crate::error::{Explain, Kind};
-use crate::qemu::Unbootable;
 use crate::qemu::options::UserArguments;
+use crate::qemu::{QmpError, Unbootable};
+use crate::size::ByteSize;
 
 /// Error of a VM's disk, its base image or a layer between them.
 #[derive(Debug, thiserror::Error)]
@@ -160,11 +161,29 @@ pub enum VmDiskError {
         /// The reason.
         source: io::Error,
     },
-    /// A disk to be removed is in use.
-    #[error("the disk {} is in use; it was not removed", path.display())]
+    /// A disk to be removed or resized is in use.
+    #[error("the disk {} is in use; it was not changed", path.display())]
     InUse {
         /// The disk.
         path: PathBuf,
+    },
+    /// The wanted size is smaller than the disk.
+    #[error("the disk of VM `{vm}` has {has} and cannot shrink to {wanted}")]
+    Shrinking {
+        /// The VM.
+        vm: String,
+        /// Size of the disk.
+        has: ByteSize,
+        /// Wanted size.
+        wanted: ByteSize,
+    },
+    /// QEMU has not resized the disk of a running VM.
+    #[error("cannot resize the disk of VM `{vm}`")]
+    NotResized {
+        /// The VM.
+        vm: String,
+        /// The reason.
+        source: QmpError,
     },
 }
 
@@ -174,6 +193,8 @@ impl Explain for VmDiskError {
             Self::OutOfBounds { problem, .. } => problem.kind(),
             Self::BaseMissing { .. } | Self::Gone { .. } => Kind::NotFound,
             Self::InUse { .. } => Kind::Busy,
+            Self::Shrinking { .. } => Kind::Usage,
+            Self::NotResized { .. } => Kind::Unavailable,
             Self::ImageChanged { .. }
             | Self::BuildUnknown { .. }
             | Self::BaseNotAFile { .. }
@@ -247,6 +268,13 @@ impl Explain for VmDiskError {
             Self::NotADisk { path, .. } => {
                 format!("Inspect it, then move it away: mv {0} {0}.kept", path.display())
             }
+            Self::Shrinking { .. } => {
+                "A disk can only grow: what is at its end would be lost.".into()
+            }
+            Self::NotResized { vm, .. } => format!(
+                "Nothing is lost. With the VM stopped, it works without QEMU: castra down {vm}, \
+                then resize it and `castra up {vm}`."
+            ),
             Self::InUse { .. } => "A QEMU has it open, perhaps in another container of this \
                 machine. Stop that VM first."
                 .into(),

@@ -227,6 +227,7 @@ impl BootSession<'_> {
             | GuestMessage::Inspected(_)
             | GuestMessage::Synced
             | GuestMessage::Listeners { .. }
+            | GuestMessage::RootGrown(_)
             | GuestMessage::PoweringOff => Ok(Vec::new()),
         }
     }
