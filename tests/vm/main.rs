@@ -22,6 +22,7 @@ mod own_disk;
 mod own_kernel;
 mod pipeline;
 mod ports;
+mod proxies;
 mod readme;
 mod real_disks;
 mod resize;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use castra_engine::config::{
     BaseImageSource, BootProfile, CloudInitText, Firmware, KeyLines, PortForward, ProjectConfig,
-    VmDefinition, defaults, format_size, key_lines,
+    Proxy, VmDefinition, defaults, format_size, key_lines,
 };
 use castra_engine::error::Result;
 use castra_engine::guest::Mount;
@@ -73,6 +73,8 @@ struct VmShown {
     port_forwards: Setting<Vec<PortForward>>,
     /// Directories of this machine that the VM sees.
     mounts: Setting<Vec<Mount>>,
+    /// Proxies in the environment of commands.
+    proxy: Setting<Proxy>,
     /// Warnings about the VM.
     warnings: Vec<String>,
 }
@@ -216,6 +218,7 @@ fn show_vm(
             line("mounts"),
             "default",
         ),
+        proxy: Setting::new(definition.proxy, line("proxy"), "default"),
         warnings: plan.warnings.clone(),
     }
 }
@@ -343,6 +346,7 @@ fn text(shown: &ConfigShown) -> String {
             row("overlay", vm.overlay.value.display().to_string(), &vm.overlay.why),
             row("ports", ports(&vm.port_forwards.value), &vm.port_forwards.why),
             row("mounts", mounts(&vm.mounts.value), &vm.mounts.why),
+            row("proxy", vm.proxy.value.name().to_owned(), &vm.proxy.why),
         ];
         let title =
             vm.description.as_ref().map_or(vm.name.clone(), |text| format!("{}: {text}", vm.name));

@@ -170,12 +170,18 @@ impl Settings {
             let request = ExecRequest {
                 command: self.command.clone(),
                 tty: self.tty.clone(),
-                environment: self.environment.clone(),
+                environment: self.environment_for(target),
                 directory: self.start_directory(target),
                 stdio: stdio.map_err(closed)?,
             };
             ssh::exec(cancel, target, request)
         })
+    }
+
+    fn environment_for(&self, target: &Target) -> Vec<(OsString, OsString)> {
+        let is_own = |name: &OsString| self.environment.iter().any(|(own, _)| own == name);
+        let of_target = target.environment.iter().filter(|(name, _)| !is_own(name));
+        of_target.chain(&self.environment).cloned().collect()
     }
 
     fn start_directory(&self, target: &Target) -> Option<StartDirectory> {
@@ -203,7 +209,7 @@ impl Settings {
             };
             let request = StreamRequest {
                 command: self.command.clone(),
-                environment: self.environment.clone(),
+                environment: self.environment_for(target),
                 directory: self.start_directory(target),
                 stdin,
                 interruption: self.interruption,

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use super::Sandbox;
 use crate::cancel::Cancel;
+use crate::config::Proxy;
 use crate::context::RuntimeContext;
 use crate::error::Result;
+use crate::guest::proxies_for_guest;
 use crate::guest::ssh::{self, Copied, SshError, Target};
 use crate::report::Event;
 use crate::vm::{self, ProjectRef};
@@ -39,7 +41,11 @@ pub(super) struct Recorded<'a> {
 impl Guest for Recorded<'_> {
     fn target(&self, user: &str) -> Result<Target> {
         let record = vm::running_vm(self.name, self.project)?;
-        Ok(vm::ssh_target(&record, user, self.project.layout)?)
+        let mut target = vm::ssh_target(&record, user, self.project.layout)?;
+        if record.boot.is_some_and(|boot| boot.proxy == Proxy::Host) {
+            target.environment = proxies_for_guest(&self.project.context.environment);
+        }
+        Ok(target)
     }
 
     fn make_ready(&self) -> Result<bool> {

@@ -11,7 +11,7 @@ use super::chosen_image::ChosenImage;
 use super::defaults;
 use super::defaults::MAX_BYTES;
 use super::error::ConfigError;
-use super::project::{BaseImageSource, ManagedImageSelection, ProjectConfig, VmDefinition};
+use super::project::{BaseImageSource, ManagedImageSelection, ProjectConfig, Proxy, VmDefinition};
 use super::validate::name::project_name_of;
 use super::validate::{self, Surroundings};
 use crate::files::{normalise, read_regular};
@@ -165,6 +165,7 @@ fn default_project(
         cloud_init: None,
         port_forwards: Vec::new(),
         mounts: Vec::new(),
+        proxy: Proxy::None,
     };
     Ok(ProjectConfig {
         file: None,

@@ -189,6 +189,19 @@ struct Vm {
     port_forwards: Option<Vec<PortForward>>,
     /// Directories of this machine that the VM sees.
     mounts: Option<Vec<Mount>>,
+    /// Proxies in the environment of the VM's commands: with `host`, those of castra's environment,
+    /// without users and passwords.
+    #[schemars(extend("default" = "none"))]
+    proxy: Option<Proxy>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+enum Proxy {
+    /// Those that the VM itself has.
+    None,
+    /// Those of castra's environment.
+    Host,
 }
 
 #[derive(JsonSchema)]

@@ -42,7 +42,7 @@ pub use machine::Machine;
 pub use out_of_bounds::{ALLOW_OUTSIDE, OutOfBounds};
 pub use project::{
     BaseImageSource, BootProfile, DeclaredMount, Firmware, ImageVersion, ManagedImageSelection,
-    MountOrigin, PortForward, ProjectConfig, VmDefinition,
+    MountOrigin, PortForward, ProjectConfig, Proxy, VmDefinition,
 };
 pub use template::{TemplateBase, template};
 pub use validate::name::is_vm_name;

@@ -92,6 +92,29 @@ pub struct VmDefinition {
     pub port_forwards: Vec<PortForward>,
     /// Directories of the host that the VM sees.
     pub mounts: Vec<DeclaredMount>,
+    /// Proxies that commands in the VM use.
+    pub proxy: Proxy,
+}
+
+/// Proxies that commands in a VM have in their environment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proxy {
+    /// No proxies but those that the guest itself has.
+    #[default]
+    None,
+    /// Proxies of castra's environment, without users and passwords.
+    Host,
+}
+
+impl Proxy {
+    /// Returns the word in castra.toml.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Host => "host",
+        }
+    }
 }
 
 /// A mount that a VM shall have. Whether its directory exists is found out when it starts.

@@ -141,6 +141,7 @@ impl VmKeys {
             agent: None,
             streams: None,
             mounts: Vec::new(),
+            environment: Vec::new(),
         }
     }
 

@@ -9,6 +9,7 @@ mod login;
 mod modules;
 mod mounts;
 mod network;
+mod proxy;
 mod seed;
 pub mod ssh;
 mod stream_port;
@@ -25,6 +26,9 @@ pub(crate) use mounts::{OF_KERNEL, is_of_kernel};
 pub use network::{
     AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, NoInspection, inspect,
     is_ssh_silent,
+};
+pub(crate) use proxy::{
+    for_guest as proxies_for_guest, with_credentials as proxy_with_credentials,
 };
 pub use seed::{Seed, TEMPLATE_HOSTNAME};
 pub use stream_port::{HeldPorts, StreamPort, StreamPorts, Streams, TakenPort};

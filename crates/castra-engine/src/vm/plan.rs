@@ -156,6 +156,7 @@ fn definition_of_clone(record: &Record, config: &ProjectConfig) -> Option<VmDefi
         cloud_init: None,
         port_forwards: Vec::new(),
         mounts: Vec::new(),
+        proxy: cloned.proxy,
     })
 }
 

@@ -11,7 +11,7 @@ use super::super::bounds::{DiskPath, resolved};
 use super::super::defaults;
 use super::super::diagnostics::{Problem, Problems, quoted};
 use super::super::machine::Machine;
-use super::super::project::{BaseImageSource, BootProfile, Firmware, VmDefinition};
+use super::super::project::{BaseImageSource, BootProfile, Firmware, Proxy, VmDefinition};
 use super::super::schema::{Fields, Key, Value, key, to_i128};
 use super::base::{self, Base};
 use super::image::{Images, read_option};
@@ -35,6 +35,8 @@ const BOOT_PROFILES: [(&str, BootProfile); 2] =
 const FIRMWARE: Key = key("firmware", "\"uefi\"");
 const FIRMWARES: [(&str, Firmware); 2] = [("bios", Firmware::Bios), ("uefi", Firmware::Uefi)];
 const MOUNTS: Key = key("mounts", "[{ host = \".\", guest = \"/src\" }]");
+const PROXY: Key = key("proxy", "\"host\"");
+const PROXIES: [(&str, Proxy); 2] = [("none", Proxy::None), ("host", Proxy::Host)];
 const PORT_FORWARDS: Key = key("port_forwards", "[{ host = 8080, guest = 80 }]");
 
 /// Maximum number of virtual CPUs: QEMU 7.2 refuses 256 of them under TCG, because it has no X2APIC
@@ -188,6 +190,7 @@ pub(super) fn read_vm(
         .collect();
     let mounts = fields.array(MOUNTS, problems).unwrap_or_default();
     let mounts = mount::read(mounts, MOUNTS, &title, scope, problems);
+    let proxy = fields.word(PROXY, &PROXIES, problems).map(|proxy| *proxy.get_ref());
     let span = fields.span();
     fields.warn_unknown(problems);
 
@@ -209,6 +212,7 @@ pub(super) fn read_vm(
         cloud_init,
         port_forwards,
         mounts,
+        proxy: proxy.unwrap_or_default(),
     };
     Some(VmDraft { vm, span, name_span, base_span, overlay_span, forwards })
 }

@@ -1,5 +1,6 @@
 //! Connections to the guest: over one of its stream ports, or over SSH.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub struct Target {
     pub streams: Option<Streams>,
     /// Directories of this machine that the guest sees.
     pub mounts: Vec<Mount>,
+    /// Variables of each command's environment, unless the command has its own of that name.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 /// A connection on which the guest has answered.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{PortForward, VmDefinition};
+use crate::config::{PortForward, Proxy, VmDefinition};
 use crate::guest::{Mount, StreamPorts};
 use crate::host::boot_id;
 use crate::layout::{ProjectLayout, SocketsLayout};
@@ -59,6 +59,9 @@ pub struct BootRecord {
     /// Directories of the host that the guest sees.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Proxies of its commands.
+    #[serde(default)]
+    pub proxy: Proxy,
     /// Set if the agent relays TCP forwards; that of a machine which an earlier castra started does
     /// not.
     #[serde(default)]

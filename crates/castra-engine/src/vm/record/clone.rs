@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{BootProfile, Firmware};
+use crate::config::{BootProfile, Firmware, Proxy};
 use crate::qemu::CpuModel;
 
 use super::suspended::DiskStamp;
@@ -23,6 +23,9 @@ pub struct CloneRecord {
     pub memory_mib: u64,
     /// Virtual size of its disk, in bytes.
     pub disk_bytes: u64,
+    /// Proxies of its commands.
+    #[serde(default)]
+    pub proxy: Proxy,
     /// Way in which it boots.
     pub boot_profile: BootProfile,
     /// Firmware of a native boot; `None` in a record of an earlier castra, and for other boots.

@@ -18,7 +18,11 @@ mod session;
 mod warm;
 mod watch;
 
+use crate::config::Proxy;
+use crate::context::RuntimeContext;
+use crate::guest::proxy_with_credentials;
 use crate::qemu::{Network, QemuBinary};
+use crate::report::Event;
 
 use super::disk::{check_recorded, confirm, ensure_base, ensure_vm_assets, look_at_own_disk};
 use super::error::{StartError, VmError};
@@ -103,11 +107,24 @@ pub(super) fn bring_up(
         None => kernel::of_disk(definition, image, &record, project)?,
     };
     check_services(vm, &boots, options)?;
+    if definition.proxy == Proxy::Host {
+        warn_of_credentials(vm, context);
+    }
     let mounts = mounts::of_guest(vm, mounts, boots.has_agent(), context);
     let request =
         BootRequest { plan, image, boots: &boots, binary, project, options, mounts, stopwatch };
     let warm = warm.as_ref().filter(|_| artifacts.is_new);
     start(&request, record, choice, warm, previous.as_ref())
+}
+
+/// Warns if proxies that are passed on need a password, which a castra.toml does not get.
+fn warn_of_credentials(vm: &str, context: &RuntimeContext) {
+    let Some(name) = proxy_with_credentials(&context.environment) else { return };
+    let message = format!(
+        "VM `{vm}` gets the proxy of {name} without its user and password; `castra exec --env \
+        {name}=…` passes them to one command"
+    );
+    context.reporter.report(&Event::Warning { message });
 }
 
 /// Checks that the guest will have an agent, which reports its services, if they are waited for.

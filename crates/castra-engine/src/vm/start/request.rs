@@ -75,6 +75,7 @@ pub(in crate::vm) fn boot_record(
         ssh_port,
         port_forwards: request.plan.definition.port_forwards.clone(),
         mounts: request.mounts.to_vec(),
+        proxy: request.plan.definition.proxy,
         relayed: ssh_port.is_some() && request.has_agent(),
         sockets: sockets.directory().to_owned(),
         home: Home::of(request.project.layout.state_root()),

@@ -133,6 +133,7 @@ impl Cloning<'_> {
             cpu: self.saved.boot.emulated_cpu().cloned(),
             memory_mib: self.saved.boot.memory_mib,
             disk_bytes: Qcow2Header::read(&disk)?.virtual_bytes,
+            proxy: self.saved.boot.proxy,
             boot_profile: match self.saved.boot.has_agent() {
                 true => BootProfile::Managed,
                 false => BootProfile::Native,
