@@ -15,6 +15,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use super::exit;
 use super::mount::MountWord;
 use super::output::Verbosity;
+use super::port::PortWord;
 
 /// Longest time that an option takes, in seconds: a day.
 const MAX_SECS: f64 = 86_400.0;
@@ -96,6 +97,10 @@ pub(super) enum Command {
     Umount(UmountArgs),
     /// Grow the disk of a VM, which may be running
     Resize(ResizeArgs),
+    /// Forward ports of this machine to a running VM
+    Port(PortArgs),
+    /// Open a service of a VM in a browser
+    Open(OpenArgs),
     /// Connect to a VM's serial console; Ctrl-] disconnects
     Console(ConsoleArgs),
     /// Copy files and directories into and out of a VM
@@ -117,7 +122,7 @@ pub(super) enum Command {
     /// Connect stdin and stdout to a VM's SSH server, for ssh's ProxyCommand
     #[command(hide = true)]
     SshProxy(SshProxyArgs),
-    /// Serve the mounts of a VM, which castra starts by itself
+    /// Serve the mounts and ports of a VM, which castra starts by itself
     #[command(hide = true)]
     Companion(CompanionArgs),
     /// Check castra.toml, show what it resolves to, print its schema
@@ -176,6 +181,9 @@ pub(super) struct UpArgs {
         value_parser = OsStringValueParser::new().try_map(super::mount::parse),
     )]
     pub(super) mount: Vec<MountWord>,
+    /// Forward whatever listens in the VMs, until they stop
+    #[arg(long, value_enum, conflicts_with = "no_wait")]
+    pub(super) ports: Option<PortsToForward>,
     /// Allow the mounts of castra.toml, now and later, without asking
     #[arg(long)]
     pub(super) allow_mounts: bool,
@@ -183,6 +191,13 @@ pub(super) struct UpArgs {
     /// suspended
     #[arg(long)]
     pub(super) discard_suspended: bool,
+}
+
+/// Ports of this machine that lead to a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum PortsToForward {
+    /// One for each TCP port on which something in the VM listens
+    Auto,
 }
 
 /// How VMs are started.
@@ -411,6 +426,9 @@ pub(super) struct RunArgs {
         value_parser = OsStringValueParser::new().try_map(super::mount::parse),
     )]
     pub(super) mount: Vec<MountWord>,
+    /// Forward whatever listens in the VM
+    #[arg(long, value_enum)]
+    pub(super) ports: Option<PortsToForward>,
     /// Copy a file or directory into the VM first
     #[arg(long, value_name = "SRC:DST")]
     pub(super) cp: Vec<String>,
@@ -527,6 +545,50 @@ pub(super) struct PortsArgs {
     /// VMs to show [default: all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Without PORT: of the ports that lead to the VM, the likeliest one of a web \
+        server. The address is printed, too. $BROWSER names another browser."
+)]
+pub(super) struct OpenArgs {
+    /// The VM [default: the only one]
+    pub(super) vm: Option<String>,
+    /// TCP port in the VM, or the one of this machine that leads there
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) port: Option<u16>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct PortArgs {
+    #[command(subcommand)]
+    pub(super) command: PortCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PortCommand {
+    /// Forward ports of 127.0.0.1 to a running VM
+    #[command(after_help = "A port leads to the VM until that stops or `castra port rm`; \
+            `port_forwards` in castra.toml is for every start.\n\n\
+            Examples:\n  castra port add web 8080:80  127.0.0.1:8080 leads to port 80 of the VM\n  \
+            castra port add web 3000     the same port on both sides\n  \
+            castra port add web 9000-9010:9000-9010")]
+    Add {
+        /// The VM
+        vm: String,
+        /// TCP ports of this machine and of the VM
+        #[arg(required = true, value_name = "HOST[:GUEST]", value_parser = super::port::parse)]
+        ports: Vec<PortWord>,
+    },
+    /// Close ports that were added to a running VM
+    Rm {
+        /// The VM
+        vm: String,
+        /// TCP ports of this machine, perhaps with those of the VM
+        #[arg(required = true, value_name = "HOST[:GUEST]", value_parser = super::port::parse)]
+        ports: Vec<PortWord>,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

@@ -21,7 +21,7 @@ use super::table::table;
 /// Kind of a VM whose project is gone.
 const ORPHAN: &str = "orphan";
 
-/// Kind of a process that has outlived its VM, whose mounts it served.
+/// Kind of a process that has outlived its VM, for which it worked.
 const COMPANION: &str = "companion";
 
 /// Outcome of `castra clean`.

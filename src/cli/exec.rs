@@ -106,7 +106,9 @@ pub(super) fn shell(shell: &ShellArgs, context: &CommandContext) -> Result<ExitC
     if io::stdin().is_terminal() {
         command = command.terminal(terminal(context)?);
     }
-    Ok(ExitCode::from(command.status()?.code()))
+    let exit = command.status()?;
+    vm::tell_ports(vm, project);
+    Ok(ExitCode::from(exit.code()))
 }
 
 fn start_if_stopped(vm: Option<&str>, context: &CommandContext) -> Result<()> {

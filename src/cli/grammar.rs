@@ -11,7 +11,10 @@ use super::args::{Args, FOR_ALL};
 /// than hidden.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Start and stop", &["up", "down", "restart", "suspend", "clone", "resize"]),
-    ("Work inside", &["shell", "exec", "run", "cp", "mount", "umount", "console", "ssh-config"]),
+    (
+        "Work inside",
+        &["shell", "exec", "run", "cp", "mount", "umount", "port", "open", "console", "ssh-config"],
+    ),
     ("Inspect", &["status", "list", "logs", "ports", "timeline", "doctor"]),
     ("Images and space", &["image", "template", "clean", "adopt"]),
     ("Set up", &["init", "config", "completions", "man"]),

@@ -90,7 +90,7 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
     content.print(context.printer);
     for OutlivedCompanion { vm, pid, .. } in vm::outlived_companions(&context.runtime) {
         context.printer.tip(&format!(
-            "Process {pid} served the mounts of VM `{vm}`, and has outlived it. `castra clean \
+            "Process {pid}, the companion of VM `{vm}`, has outlived it. `castra clean \
             --orphans` ends it."
         ));
     }

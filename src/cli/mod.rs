@@ -28,9 +28,11 @@ mod list;
 mod logs;
 mod man;
 mod mount;
+mod open;
 mod outcome;
 mod output;
 mod plain;
+mod port;
 mod ports;
 mod printer;
 mod project;
@@ -127,6 +129,8 @@ fn run(args: &Args, environment: Environment, printer: &Printer) -> Result<ExitC
         Command::Umount(umount) => mount::umount(umount, &context),
         Command::Resize(resize) => resize::run(resize, &context),
         Command::Companion(companion) => mount::companion(companion),
+        Command::Port(port) => port::run(port, &context),
+        Command::Open(open) => open::run(open, &context),
         Command::Console(console) => console::run(console, &context),
         Command::Cp(cp) => cp::run(cp, &context),
         Command::Logs(logs) => logs::run(logs, &context),

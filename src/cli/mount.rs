@@ -91,7 +91,7 @@ pub(super) fn umount(umount: &UmountArgs, context: &CommandContext) -> Result<Ex
 pub(super) fn companion(companion: &CompanionArgs) -> Result<ExitCode> {
     let sockets = SocketsLayout::new(companion.sockets.clone());
     let ports = StreamPorts { sockets, count: companion.ports };
-    Ok(match guest::serve_mounts(&ports) {
+    Ok(match guest::accompany(&ports) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     })

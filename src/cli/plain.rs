@@ -172,6 +172,9 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             (format!("→ {vm}: dropped its saved memory; its disk is kept"), Normal)
         }
         Event::VmCloned { vm, of } => (format!("→ {vm}: cloned from {of}"), Normal),
+        Event::PortForwarded { vm, host, guest } => {
+            (format!("→ {vm}: 127.0.0.1:{host} leads to its port {guest}"), Normal)
+        }
         Event::VmResuming { vm } => (format!("→ {vm}: resuming…"), Normal),
         Event::VmRetriesUnderTcg { vm, reason } => {
             (format!("warning: {vm}: {reason}; retrying under tcg"), Normal)

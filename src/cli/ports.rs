@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use castra_engine::config::PortForward;
 use castra_engine::error::Result;
-use castra_engine::guest::Reach;
+use castra_engine::guest::{LiveForward, LiveOrigin, LiveState, Reach};
 use castra_engine::layout::ProjectLayout;
 use castra_engine::sockets::{PortOwner, Protocol};
 use castra_engine::vm::{self, RecordError, SYSTEM_SSH_PORT, VmState, VmStatus};
@@ -66,6 +66,10 @@ enum Purpose {
     Ssh,
     /// Declared in castra.toml.
     Forward,
+    /// Added while the VM runs, until it stops.
+    Added,
+    /// Forwarded as long as something in the VM listens.
+    Auto,
 }
 
 /// Owner of a port.
@@ -123,6 +127,12 @@ pub(super) fn run(ports: &PortsArgs, context: &CommandContext) -> Result<ExitCod
     }
     let text = if content.ports.is_empty() { String::new() } else { content.text() };
     context.printer.show(&content, &text)?;
+    for status in running.iter().filter(|status| is_meant(&status.name)) {
+        if let Some(trouble) = &status.port_trouble {
+            let vm = &status.name;
+            context.printer.warning(&format!("VM `{vm}`: not all is forwarded: {trouble}"));
+        }
+    }
     for port in content.ports.iter().filter(|port| port.service == Some(Service::Unreachable)) {
         context.printer.warning(&format!(
             "the service on port {}/{} of VM `{}` listens on 127.0.0.1 only, which the forward \
@@ -163,6 +173,23 @@ impl PortList {
                 services.iter().find(|(of, _)| of == forward).map(|(_, reach)| (*reach).into()),
             ..Port::new(&status.name, forward)
         }));
+        self.ports.extend(status.live_ports.iter().map(|port| {
+            let LiveForward { host, guest } = port.forward;
+            let forward = PortForward { host, guest, protocol: Protocol::Tcp };
+            Port {
+                purpose: match port.origin {
+                    LiveOrigin::Added => Purpose::Added,
+                    LiveOrigin::Auto => Purpose::Auto,
+                },
+                declared: false,
+                active: port.state == Some(LiveState::Open),
+                service: services
+                    .iter()
+                    .find(|(of, _)| *of == forward)
+                    .map(|(_, reach)| (*reach).into()),
+                ..Port::new(&status.name, &forward)
+            }
+        }));
     }
 
     /// Adds declared ports that are not active, with the owner of each that is taken.
@@ -185,10 +212,10 @@ impl PortList {
         rows.extend(self.ports.iter().map(|port| {
             let state = match (&port.taken_by, port.active, port.declared) {
                 (Some(owner), ..) => format!("taken by {}", owner.text),
-                (None, true, false) if port.purpose == Purpose::Forward => {
-                    "active until down".into()
-                }
+                (None, true, _) if port.purpose == Purpose::Auto => "active".into(),
+                (None, true, false) if port.purpose != Purpose::Ssh => "active until down".into(),
                 (None, true, _) => "active".into(),
+                (None, false, _) if port.purpose == Purpose::Added => "not forwarded now".into(),
                 (None, false, _) => "declared".into(),
             };
             let state = match port.service {
@@ -199,6 +226,8 @@ impl PortList {
             let purpose = match port.purpose {
                 Purpose::Ssh => "castra shell, exec, cp",
                 Purpose::Forward => "castra.toml",
+                Purpose::Added => "castra port add",
+                Purpose::Auto => "what listens in the VM",
             };
             let (host, guest) =
                 (format!("127.0.0.1:{}", port.host), format!("{}/{}", port.guest, port.protocol));

@@ -10,7 +10,7 @@ use castra_engine::qemu::Network;
 use castra_engine::report::{Event, Reporter};
 use castra_engine::{Castra, Run, TimedOut};
 
-use super::args::{Reach, RunArgs};
+use super::args::{PortsToForward, Reach, RunArgs};
 use super::context::CommandContext;
 use super::error::CliError;
 use super::exec::{with_directory, with_settings};
@@ -72,6 +72,9 @@ fn task(run: &RunArgs, context: &CommandContext) -> Result<Run> {
     }
     if let Some(bytes) = run.disk {
         sandbox = sandbox.disk_bytes(bytes);
+    }
+    if run.ports == Some(PortsToForward::Auto) {
+        sandbox = sandbox.forward_listeners();
     }
     for word in &run.mount {
         let Mount { host, guest, read_only } = word.resolve(NAME_IN_EVENTS)?;

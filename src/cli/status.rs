@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use castra_engine::config::PortForward;
 use castra_engine::error::{Error, Result};
-use castra_engine::guest::{CloudInitState, MountState};
+use castra_engine::guest::{CloudInitState, LiveOrigin, LiveState, MountState};
 use castra_engine::host::since_unix_ms;
-use castra_engine::vm::{self, FullDisk, PerVm, RecordError, VmError, VmState, VmStatus};
+use castra_engine::sockets::Protocol;
+use castra_engine::vm::{
+    self, FullDisk, ObservedPort, PerVm, RecordError, VmError, VmState, VmStatus,
+};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -144,7 +147,7 @@ fn row(status: &VmStatus) -> [String; 7] {
         or_dash(status.accelerator.as_ref().map(|choice| choice.accelerator.name().to_owned())),
         or_dash(status.uptime_ms.map(|uptime| span(Duration::from_millis(uptime)))),
         or_dash(status.ssh_port.map(|port| format!("127.0.0.1:{port}"))),
-        or_dash(Some(ports(&status.port_forwards)).filter(|text| !text.is_empty())),
+        or_dash(Some(ports(status)).filter(|text| !text.is_empty())),
         status.image.clone(),
     ]
 }
@@ -162,11 +165,23 @@ fn ago(unix_ms: u64) -> String {
     span(since_unix_ms(unix_ms))
 }
 
-/// Formats forwards: `8080→80/tcp, 5353→53/udp`.
-fn ports(forwards: &[PortForward]) -> String {
-    let one =
-        |forward: &PortForward| format!("{}→{}/{}", forward.host, forward.guest, forward.protocol);
-    forwards.iter().map(one).collect::<Vec<_>>().join(", ")
+/// Maximum number of live ports in a VM's row; `castra ports` shows all.
+const MAX_LIVE_PORTS: usize = 4;
+
+/// Formats the forwards of a VM that are open: `8080→80/tcp, 5353→53/udp`.
+fn ports(status: &VmStatus) -> String {
+    let declared = status.port_forwards.iter();
+    let declared = declared.map(|PortForward { host, guest, protocol }| (*host, *guest, *protocol));
+    let live = status.live_ports.iter().filter(|port| port.state == Some(LiveState::Open));
+    let live = live.map(|port| (port.forward.host, port.forward.guest, Protocol::Tcp));
+    let one = |(host, guest, protocol)| format!("{host}→{guest}/{protocol}");
+    let mut all: Vec<String> = declared.chain(live).map(one).collect();
+    let shown = status.port_forwards.len() + MAX_LIVE_PORTS;
+    if all.len() > shown {
+        let more = all.split_off(shown).len();
+        all.push(format!("{more} more"));
+    }
+    all.join(", ")
 }
 
 fn details(known: &PerVm<VmStatus>) -> String {
@@ -202,6 +217,18 @@ fn details(known: &PerVm<VmStatus>) -> String {
                 None => ", not served now".to_owned(),
             };
             text.push_str(&format!("  mount        {mount}{note}\n"));
+        }
+        for ObservedPort { forward, origin, state } in &status.live_ports {
+            let kind = match origin {
+                LiveOrigin::Added => "",
+                LiveOrigin::Auto => ", found by itself",
+            };
+            let note = match state {
+                Some(LiveState::Open) => String::new(),
+                Some(LiveState::Failed(reason)) => format!(", not open: {reason}"),
+                None => ", not forwarded now".to_owned(),
+            };
+            text.push_str(&format!("  port         {forward}{kind}{note}\n"));
         }
         if let Some((missing, way_out)) = &status.missing_modules {
             text.push_str(&format!("  kernel       {missing}. {way_out}\n"));
@@ -253,7 +280,7 @@ fn of_cloud_init(vm: &str, state: &CloudInitState) -> Option<String> {
 fn report_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for (name, status) in known {
-        for fault in status.as_ref().map(VmStatus::mount_faults).unwrap_or_default() {
+        for fault in status.as_ref().map(VmStatus::companion_faults).unwrap_or_default() {
             printer.tip(&format!("{}. {}", fault.in_words(&name), fault.way_out(&name)));
         }
         match status {

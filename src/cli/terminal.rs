@@ -172,6 +172,7 @@ impl TerminalReporter {
             | Event::VmSlow { .. }
             | Event::VmDiscarded { .. }
             | Event::VmCloned { .. }
+            | Event::PortForwarded { .. }
             | Event::VmRetriesUnderTcg { .. } => false,
         }
     }

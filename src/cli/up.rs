@@ -7,7 +7,7 @@ use castra_engine::config::ChosenImage;
 use castra_engine::error::{Error, Result};
 use castra_engine::vm::{self, BootRecord, Record, UpOptions, UpOutcome, WaitFor};
 
-use super::args::{StartArgs, UpArgs, Wait};
+use super::args::{PortsToForward, StartArgs, UpArgs, Wait};
 use super::context::CommandContext;
 use super::error::CliError;
 use super::mount::{self, MountWord};
@@ -26,6 +26,7 @@ pub(super) fn run(up: &UpArgs, context: &CommandContext) -> Result<ExitCode> {
     for (vm, outcome) in &mut outcomes {
         if outcome.is_ok()
             && let Err(error) = mount_all(vm, &up.mount, context)
+                .and_then(|()| forward_listeners(vm, up.ports, context))
         {
             *outcome = Err(error);
         }
@@ -67,6 +68,18 @@ fn suggestion(vm: &str) -> String {
 fn mount_all(vm: &str, mounts: &[MountWord], context: &CommandContext) -> Result<()> {
     for word in mounts {
         vm::mount(vm, &word.resolve(vm)?, context.project()?)?;
+    }
+    Ok(())
+}
+
+/// Forwards whatever listens in a VM, if the command line says so.
+fn forward_listeners(
+    vm: &str,
+    ports: Option<PortsToForward>,
+    context: &CommandContext,
+) -> Result<()> {
+    if ports == Some(PortsToForward::Auto) {
+        vm::forward_listeners(vm, context.project()?)?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ mod json;
 mod kill;
 mod library;
 mod lifecycle;
+mod live_ports;
 mod manage;
 mod modules;
 mod mount_lives;

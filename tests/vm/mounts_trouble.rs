@@ -128,13 +128,13 @@ fn a_process_that_is_stopped_is_replaced_and_never_left_behind() {
     let qemu = Pid::from_raw(project.qemu_pid(VM)).expect("a process");
     kill_process(qemu, Signal::KILL).expect("killed");
     eventually("QEMU's end", LONGEST_HANG, || !is_alive(qemu));
-    let words = format!("{} served the mounts of VM `{VM}`", left.as_raw_nonzero());
+    let words = format!("{}, the companion of VM `{VM}`", left.as_raw_nonzero());
     project.run(&["list"]).ok().says(&words);
     assert!(project.run(&["doctor"]).text().contains(&words));
     let cleaned = project.run(&["clean", "--orphans", VM]).ok();
     assert!(cleaned.text().contains("companion"), "{}", cleaned.text());
     eventually("its end", LONGEST_HANG, || !is_alive(left));
-    assert!(!project.run(&["list"]).ok().stderr.contains("served the mounts"));
+    assert!(!project.run(&["list"]).ok().stderr.contains("the companion of"));
 
     // The end of the VM ends it, too.
     project.run(&["up", "--mount", "src:/src"]).ok();

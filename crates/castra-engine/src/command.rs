@@ -17,6 +17,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -273,6 +274,19 @@ pub fn spawn_detached(
     command.stdout(log.try_clone().map_err(failed)?).stderr(log);
     let passed = passed.iter().map(AsRawFd::as_raw_fd).collect();
     confine(&mut command, Confinement { passed, place: Place::OwnSession, lifetime });
+    command.spawn().map_err(failed)
+}
+
+/// Starts a program of the user's own, such as a browser, in a process group of its own. It has all
+/// of the user's rights, outlives castra, and shows no output.
+///
+/// # Errors
+/// Returns [`CommandError::Start`].
+pub fn spawn_for_user(invocation: &Invocation) -> Result<Child, CommandError> {
+    trace::start(invocation);
+    let mut command = invocation.command();
+    command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    let failed = |source| CommandError::Start { program: invocation.name(), source };
     command.spawn().map_err(failed)
 }
 

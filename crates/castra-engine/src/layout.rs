@@ -490,7 +490,7 @@ impl SocketsLayout {
         self.directory.join(format!("stream-{index}.lock"))
     }
 
-    /// Returns the path of the socket of the VM's companion, which serves its mounts.
+    /// Returns the path of the socket of the VM's companion.
     pub fn companion(&self) -> PathBuf {
         self.directory.join("companion.sock")
     }

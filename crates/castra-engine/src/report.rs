@@ -16,8 +16,8 @@
 //!   [`Event::VmStopping`], [`Event::VmStopped`], or [`Event::VmSuspending`],
 //!   [`Event::VmSuspended`].
 //!
-//! [`Event::ProjectFound`] comes first, once per command. [`Event::Waiting`] and [`Event::Warning`]
-//! may come at any time. Events of different VMs interleave.
+//! [`Event::ProjectFound`] comes first, once per command. [`Event::Waiting`], [`Event::Warning`]
+//! and [`Event::PortForwarded`] may come at any time. Events of different VMs interleave.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -301,6 +301,15 @@ pub enum Event {
         /// Name of the cloned VM.
         of: String,
     },
+    /// A port of this machine leads to a running VM since something listens there.
+    PortForwarded {
+        /// The VM.
+        vm: String,
+        /// Port on 127.0.0.1.
+        host: u16,
+        /// TCP port in the VM.
+        guest: u16,
+    },
     /// A suspended VM resumes from its saved memory.
     VmResuming {
         /// The VM.
@@ -364,6 +373,7 @@ impl Event {
             | Self::VmSuspended { vm, .. }
             | Self::VmDiscarded { vm, .. }
             | Self::VmCloned { vm, .. }
+            | Self::PortForwarded { vm, .. }
             | Self::VmResuming { vm, .. }
             | Self::VmRetriesUnderTcg { vm, .. }
             | Self::VmStopping { vm, .. }

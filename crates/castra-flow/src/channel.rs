@@ -374,8 +374,7 @@ pub async fn relay<T>(
     };
     let is_closed = tokio::select! {
         () = forward_until_closed(&mut incoming, sender) => true,
-        // Either end of the stream may fail first; the channel closes with both.
-        _ = async { tokio::join!(&mut copy_in, copy_out) } => false,
+        () = until_both_end(&mut copy_in, copy_out) => false,
     };
     if is_closed {
         // The peer wants no more, but data that it sent before is still in flight.
@@ -387,6 +386,23 @@ pub async fn relay<T>(
         let _ = outgoing.exit_status(status).await;
     }
     let _ = outgoing.close().await;
+}
+
+/// Waits until both directions have ended. A stream that takes no more may still have data, while
+/// one that cannot be read is gone.
+async fn until_both_end(
+    mut copy_in: impl Future<Output = io::Result<()>> + Unpin,
+    copy_out: impl Future<Output = io::Result<()>>,
+) {
+    let mut copy_out = pin!(copy_out);
+    tokio::select! {
+        copied = &mut copy_out => {
+            if copied.is_ok() {
+                let _ = copy_in.await;
+            }
+        }
+        _ = &mut copy_in => drop(copy_out.await),
+    }
 }
 
 async fn forward_until_closed(incoming: &mut Incoming, sender: mpsc::UnboundedSender<Received>) {

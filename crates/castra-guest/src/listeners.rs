@@ -1,9 +1,15 @@
 //! Sockets of the guest that wait for connections or datagrams, as listed by the kernel
 //! (`proc_net_tcp.rst`).
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
 
-use castra_wire::{GUEST_ADDRESS, Listener, Reach, ServicePort, Transport};
+use castra_flow::{Incoming, Outgoing, link};
+use castra_wire::{GUEST_ADDRESS, Listener, ListenerReport, Reach, ServicePort, Transport};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::kernel_fs::KernelFs;
 
@@ -13,6 +19,9 @@ const UNCONNECTED: &str = "07";
 
 /// Maximum number of ports in one request.
 const MAX_PORTS: usize = 1000;
+
+/// Interval of looks at what listens, for the host's automatic forwards.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns for each port how far the services behind it can be reached.
 pub(crate) fn listeners(ports: &[ServicePort], kernel_fs: &KernelFs) -> Vec<Listener> {
@@ -25,6 +34,50 @@ pub(crate) fn listeners(ports: &[ServicePort], kernel_fs: &KernelFs) -> Vec<List
         Listener { port: asked, reach: widest(of_port) }
     };
     ports.iter().take(MAX_PORTS).copied().map(reach).collect()
+}
+
+/// Reports the TCP ports on which something listens, and each change, until the host ends the
+/// stream.
+pub(crate) async fn report(
+    kernel_fs: &Arc<KernelFs>,
+    incoming: link::Incoming,
+    outgoing: link::Outgoing,
+) {
+    // Fails if the host is gone, as everything below then does.
+    let _ = outgoing.opened();
+    let (mut incoming, outgoing) = (Incoming::from(incoming), Outgoing::from(outgoing));
+    let mut last = None;
+    loop {
+        let kernel_fs = Arc::clone(kernel_fs);
+        // A guest with many connections has a long list.
+        let found = spawn_blocking(move || reachable(&kernel_fs)).await.ok();
+        if found.is_some() && found != last {
+            let bytes = found.as_ref().map(ListenerReport::encode).unwrap_or_default();
+            if outgoing.send(bytes.into()).await.is_err() {
+                return;
+            }
+            last = found;
+        }
+        // The host sends nothing until it ends the stream.
+        if timeout(REPORT_INTERVAL, incoming.next()).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Returns the TCP ports that programs of the guest reach at one of the addresses of
+/// [`relay::connect`](crate::relay::connect).
+fn reachable(kernel_fs: &KernelFs) -> ListenerReport {
+    let is_reachable = |address: IpAddr| {
+        let address = address.to_canonical();
+        reach(address) == Reach::Network
+            || address == IpAddr::V4(Ipv4Addr::LOCALHOST)
+            || address == IpAddr::V6(Ipv6Addr::LOCALHOST)
+    };
+    let all = addresses(Transport::Tcp, kernel_fs).into_iter();
+    let ports: BTreeSet<u16> =
+        all.filter(|(address, _)| is_reachable(*address)).map(|(_, port)| port).collect();
+    ListenerReport::of(ports)
 }
 
 /// Returns the farthest reach of any of these sockets.

@@ -133,8 +133,7 @@ fn is_host(peer: SocketAddr) -> bool {
 
 async fn relay(mut outside: TcpStream, to: u16) {
     let Ok(mut service) = connect(to).await else { return reset(&outside) };
-    let is_prompt = outside.set_nodelay(true).and_then(|()| service.set_nodelay(true));
-    if is_prompt.is_ok() {
+    if outside.set_nodelay(true).is_ok() {
         // A side that fails is gone, and the other notices when its connection ends.
         let _ =
             copy_bidirectional_with_sizes(&mut outside, &mut service, BUFFER_BYTES, BUFFER_BYTES)
@@ -144,7 +143,10 @@ async fn relay(mut outside: TcpStream, to: u16) {
 
 /// Connects to a service of the guest: at the guest's address, as without a relay, then on the
 /// loopback interface.
-async fn connect(port: u16) -> io::Result<TcpStream> {
+///
+/// # Errors
+/// Nothing accepts, or everything takes longer than [`CONNECT_LIMIT`].
+pub(crate) async fn connect(port: u16) -> io::Result<TcpStream> {
     let addresses = [
         IpAddr::V4(Ipv4Addr::from(GUEST_ADDRESS)),
         IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -155,6 +157,7 @@ async fn connect(port: u16) -> io::Result<TcpStream> {
         if let Ok(Ok(stream)) = connected
             && !is_with_itself(&stream)
         {
+            stream.set_nodelay(true)?;
             return Ok(stream);
         }
     }

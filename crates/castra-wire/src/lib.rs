@@ -37,6 +37,7 @@
 mod envelope;
 mod exec;
 mod lines;
+mod listeners;
 mod message;
 mod mount;
 pub mod stream;
@@ -47,6 +48,7 @@ pub use exec::{
     StartDirectory, TOO_LONG_SIGNAL, exec_header_bytes,
 };
 pub use lines::Lines;
+pub use listeners::{ListenerReport, ListenerReportError, ListenerReports, MAX_REPORTED_PORTS};
 pub use message::{
     AgentTask, CloudInitState, Condition, GuestMessage, HostMessage, Listener, NetworkState,
     Personality, Reach, Relay, RootGrowth, Secret, ServicePort, Stage, StageReached, Transport,

@@ -71,6 +71,8 @@ struct VmShown {
     /// The VM's own disk.
     overlay: Setting<PathBuf>,
     port_forwards: Setting<Vec<PortForward>>,
+    /// True if whatever listens in the VM is forwarded.
+    auto_forwards: Setting<bool>,
     /// Directories of this machine that the VM sees.
     mounts: Setting<Vec<Mount>>,
     /// Proxies in the environment of commands.
@@ -213,6 +215,11 @@ fn show_vm(
             line("port_forwards"),
             "default",
         ),
+        auto_forwards: Setting::new(
+            definition.auto_forwards,
+            line("port_forwards").filter(|_| definition.auto_forwards),
+            "default",
+        ),
         mounts: Setting::new(
             definition.mounts.iter().map(|declared| declared.mount.clone()).collect(),
             line("mounts"),
@@ -344,7 +351,7 @@ fn text(shown: &ConfigShown) -> String {
             row("memory", format_size(vm.memory_bytes.value), &vm.memory_bytes.why),
             row("disk", format_size(vm.disk_bytes.value), &vm.disk_bytes.why),
             row("overlay", vm.overlay.value.display().to_string(), &vm.overlay.why),
-            row("ports", ports(&vm.port_forwards.value), &vm.port_forwards.why),
+            row("ports", ports(vm), &vm.port_forwards.why),
             row("mounts", mounts(&vm.mounts.value), &vm.mounts.why),
             row("proxy", vm.proxy.value.name().to_owned(), &vm.proxy.why),
         ];
@@ -367,11 +374,11 @@ fn mounts(mounts: &[Mount]) -> String {
     mounts.iter().map(Mount::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn ports(forwards: &[PortForward]) -> String {
-    if forwards.is_empty() {
-        return "none".into();
-    }
+fn ports(vm: &VmShown) -> String {
     let one =
         |forward: &PortForward| format!("{}→{}/{}", forward.host, forward.guest, forward.protocol);
-    forwards.iter().map(one).collect::<Vec<_>>().join(", ")
+    let declared = vm.port_forwards.value.iter().map(one);
+    let auto = vm.auto_forwards.value.then(|| "auto".to_owned());
+    let all: Vec<_> = declared.chain(auto).collect();
+    if all.is_empty() { "none".into() } else { all.join(", ") }
 }

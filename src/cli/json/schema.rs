@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::{
     adopt, capture, clean, completions, config, cp, doctor, image, init, list, logs, man, mount,
-    ports, resize, ssh_config, status, template, timeline,
+    open, port, ports, resize, ssh_config, status, template, timeline,
 };
 use super::reporter::{Ending, Line};
 use super::{Document, Outcomes};
@@ -46,6 +46,9 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("mount", document::<mount::Mounts>()),
         ("umount", document::<mount::Mounts>()),
         ("resize", document::<resize::ResizedDisk>()),
+        ("port add", document::<port::ChangedPorts>()),
+        ("port rm", document::<port::ChangedPorts>()),
+        ("open", document::<open::Opened>()),
         ("logs", document::<logs::LogLines>()),
         ("exec", document::<capture::Captured>()),
         ("run", document::<capture::Captured>()),

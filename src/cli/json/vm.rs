@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use castra_engine::config::{Firmware, PortForward};
 use castra_engine::error::{Error, Result};
-use castra_engine::guest::{Mount, MountState, NetworkFault};
+use castra_engine::guest::{LiveForward, LiveOrigin, LiveState, Mount, MountState, NetworkFault};
 use castra_engine::layout::ProjectLayout;
 use castra_engine::qemu::AcceleratorChoice;
-use castra_engine::vm::{self, AgentFault, KernelRecord, MissingModules, VmState, VmStatus};
+use castra_engine::vm::{
+    self, AgentFault, KernelRecord, MissingModules, ObservedPort, VmState, VmStatus,
+};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -70,7 +72,9 @@ pub(in super::super) struct VmView {
     port_forwards: Vec<PortForward>,
     /// Directories of this machine that it sees, if it is running or suspended.
     mounts: Vec<MountView>,
-    /// Process that serves them, if there is one.
+    /// Forwards that were added while it ran or found themselves, if it is running or suspended.
+    live_ports: Vec<LivePortView>,
+    /// Process that serves its mounts and forwards these ports, if there is one.
     companion_pid: Option<i32>,
     /// Reason for its crash.
     crash: Option<String>,
@@ -159,6 +163,37 @@ impl From<(Mount, Option<MountState>)> for MountView {
         };
         let Mount { host, guest, read_only } = mount;
         Self { host, guest, read_only, state: state.map(str::to_owned), reason }
+    }
+}
+
+/// A port of this machine that leads to a VM since it runs.
+#[derive(Debug, Serialize, JsonSchema)]
+struct LivePortView {
+    /// Port on 127.0.0.1.
+    host: u16,
+    /// Port in the VM.
+    guest: u16,
+    /// `added` by the user, or `auto` if it found itself.
+    origin: String,
+    /// `open` or `failed`; `null` if nothing forwards it now.
+    state: Option<String>,
+    /// Reason why it is not open.
+    reason: Option<String>,
+}
+
+impl From<ObservedPort> for LivePortView {
+    fn from(ObservedPort { forward, origin, state }: ObservedPort) -> Self {
+        let origin = match origin {
+            LiveOrigin::Added => "added",
+            LiveOrigin::Auto => "auto",
+        };
+        let (state, reason) = match state {
+            None => (None, None),
+            Some(LiveState::Open) => (Some("open"), None),
+            Some(LiveState::Failed(reason)) => (Some("failed"), Some(reason)),
+        };
+        let LiveForward { host, guest } = forward;
+        Self { host, guest, origin: origin.to_owned(), state: state.map(str::to_owned), reason }
     }
 }
 
@@ -254,6 +289,7 @@ impl VmView {
             kernel: None,
             port_forwards: Vec::new(),
             mounts: Vec::new(),
+            live_ports: Vec::new(),
             companion_pid: None,
             crash: None,
             copy_of: None,
@@ -293,6 +329,7 @@ impl From<VmStatus> for VmView {
             kernel: status.kernel.map(Kernel::from),
             port_forwards: status.port_forwards,
             mounts: status.mounts.into_iter().map(MountView::from).collect(),
+            live_ports: status.live_ports.into_iter().map(LivePortView::from).collect(),
             companion_pid: status.companion_pid,
             crash: status.crash.map(|crash| crash.to_string()),
             copy_of: status.copy_of,

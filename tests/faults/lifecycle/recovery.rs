@@ -38,10 +38,13 @@ const CASES: [(&str, Case); 19] = [
     ("`orphaned`", orphaned),
 ];
 
-/// Lines about mounts, which need a real guest: `tests/vm/mounts_trouble.rs`.
-const IN_REAL_VMS: [&str; 3] = [
+/// Lines about companions, which need a real guest: `tests/vm/mounts_trouble.rs` and
+/// `tests/vm/live_ports.rs`.
+const IN_REAL_VMS: [&str; 5] = [
     "`running`, and its mounts are not reached",
     "`running`, without one of its mounts",
+    "`running`, and no live port leads to it",
+    "`running`, without one of its live ports",
     "any, with a process that has outlived the VM",
 ];
 

@@ -41,6 +41,7 @@ pub struct SandboxBuilder {
     memory_bytes: Option<u64>,
     disk_bytes: Option<u64>,
     mounts: Vec<DeclaredMount>,
+    auto_forwards: bool,
     options: UpOptions,
 }
 
@@ -99,8 +100,18 @@ impl SandboxBuilder {
     pub(super) fn new(context: RuntimeContext, project: Option<ProjectConfig>) -> Self {
         let options = UpOptions { lifetime: Lifetime::ThisThreads, ..UpOptions::default() };
         let (image, cpus, memory_bytes, disk_bytes) = (None, None, None, None);
-        let mounts = Vec::new();
-        Self { context, project, image, cpus, memory_bytes, disk_bytes, mounts, options }
+        let (mounts, auto_forwards) = (Vec::new(), false);
+        Self {
+            context,
+            project,
+            image,
+            cpus,
+            memory_bytes,
+            disk_bytes,
+            mounts,
+            auto_forwards,
+            options,
+        }
     }
 
     machine_settings!();
@@ -114,6 +125,14 @@ impl SandboxBuilder {
     /// Lets the VM read this directory, as [`Self::mount`] does.
     pub fn mount_read_only(self, host: impl Into<PathBuf>, guest: impl Into<String>) -> Self {
         self.declare(host.into(), guest.into(), true)
+    }
+
+    /// Forwards each TCP port on which something in the VM listens: from the same port on 127.0.0.1
+    /// of this machine, or the next one that is free. Each is reported as
+    /// [`Event::PortForwarded`](crate::report::Event::PortForwarded).
+    pub fn forward_listeners(mut self) -> Self {
+        self.auto_forwards = true;
+        self
     }
 
     fn declare(mut self, host: PathBuf, guest: String, read_only: bool) -> Self {
@@ -215,6 +234,7 @@ impl SandboxBuilder {
         let mut vm = config.vms.remove(0);
         let mut root = config.root.clone();
         vm.mounts.clone_from(&self.mounts);
+        vm.auto_forwards = self.auto_forwards;
         vm.name = vm::throwaway_name()?;
         vm.cpus = self.cpus.unwrap_or(vm.cpus);
         vm.disk_bytes = self.disk_bytes.unwrap_or(vm.disk_bytes);

@@ -164,6 +164,7 @@ fn default_project(
         firmware: None,
         cloud_init: None,
         port_forwards: Vec::new(),
+        auto_forwards: false,
         mounts: Vec::new(),
         proxy: Proxy::None,
     };

@@ -185,8 +185,9 @@ struct Vm {
     firmware: Option<Firmware>,
     /// Data for cloud-init in the VM, if its disk has cloud-init.
     cloud_init: Option<CloudInit>,
-    /// Ports of this machine (127.0.0.1 only) that are forwarded to the VM.
-    port_forwards: Option<Vec<PortForward>>,
+    /// Ports of this machine (127.0.0.1 only) that are forwarded to the VM: declared ones, and with
+    /// `"auto"` one for each TCP port on which something in the VM listens.
+    port_forwards: Option<PortForwards>,
     /// Directories of this machine that the VM sees.
     mounts: Option<Vec<Mount>>,
     /// Proxies in the environment of the VM's commands: with `host`, those of castra's environment,
@@ -285,6 +286,28 @@ struct Mount {
     /// The VM can only read.
     #[schemars(extend("default" = false))]
     read_only: Option<bool>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum PortForwards {
+    /// Forwards whatever listens in the VM.
+    Auto(Auto),
+    All(Vec<PortForwardOrAuto>),
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum PortForwardOrAuto {
+    /// Forwards whatever listens in the VM, too.
+    Auto(Auto),
+    One(PortForward),
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+enum Auto {
+    Auto,
 }
 
 #[derive(JsonSchema)]

@@ -90,6 +90,8 @@ pub struct VmDefinition {
     pub cloud_init: Option<CloudInit>,
     /// Ports of the host that are forwarded to the VM.
     pub port_forwards: Vec<PortForward>,
+    /// `true` if what listens in the VM is forwarded by itself.
+    pub auto_forwards: bool,
     /// Directories of the host that the VM sees.
     pub mounts: Vec<DeclaredMount>,
     /// Proxies that commands in the VM use.

@@ -58,7 +58,8 @@ name = "{vm}"
 # Maximum size of its disk; only used space is allocated on this machine.
 # disk = "{disk}"
 
-# Ports of this machine (127.0.0.1 only) forwarded to the VM, for instance to a web server:
+# Ports of this machine (127.0.0.1 only) forwarded to the VM: `port_forwards = "auto"` is for
+# whatever listens there, and a table for a single one, for instance a web server:
 #
 #   [[vms.port_forwards]]
 #   host = 8080

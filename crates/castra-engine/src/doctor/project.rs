@@ -24,7 +24,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     }));
     findings.extend(vm::outlived_companions(subject.context).into_iter().map(|companion| {
         let (vm, pid) = (&companion.vm, companion.pid);
-        let message = format!("process {pid} served the mounts of VM `{vm}`, and has outlived it");
+        let message = format!("process {pid}, the companion of VM `{vm}`, has outlived it");
         Finding::warning(Area::Project, "companion", message)
             .with_fix("`castra clean --orphans` ends it.")
     }));
@@ -77,8 +77,8 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
         findings.extend(
             status.as_ref().ok().and_then(|status| Some(of_clock(&name, status.clock_ahead_ms?))),
         );
-        for fault in status.as_ref().map(VmStatus::mount_faults).unwrap_or_default() {
-            let finding = Finding::warning(Area::Project, "vm-mounts", fault.in_words(&name));
+        for fault in status.as_ref().map(VmStatus::companion_faults).unwrap_or_default() {
+            let finding = Finding::warning(Area::Project, "vm-companion", fault.in_words(&name));
             findings.push(finding.with_fix(fault.way_out(&name)));
         }
         findings.push(of_vm(&name, status));

@@ -8,11 +8,11 @@ use crate::guest::{Streams, VmKeys, server_pin};
 use crate::layout::ProjectLayout;
 use crate::report::Event;
 
+use super::accompany;
 use super::error::{AccessError, StateError, VmError};
 use super::inspect::glance;
 use super::lock::{await_clone, lock};
 use super::monitor::{connect, continue_recorded, disk_full, ensure_not_stopped, is_paused};
-use super::mounts;
 use super::project::ProjectRef;
 use super::record::{BootRecord, Record, VmState, observe, recorded_vm};
 use super::start::{UpOptions, attach, cancel_suspend, check_network, finish_login};
@@ -156,7 +156,7 @@ pub fn running_vm(name: Option<&str>, project: ProjectRef<'_>) -> Result<Record,
         record = recorded_vm(Some(&record.name), project.layout)?;
         record = finish_login(record, project, None)?;
     }
-    mounts::ensure(&record, project);
+    accompany::ensure(&record, project);
     Ok(record)
 }
 

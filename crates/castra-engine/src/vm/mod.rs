@@ -9,7 +9,10 @@
 //! | `timeline/`, `diagnosis/` | times of each start; causes of failed ones |
 //! | `lock`, `journal`, `parallel` | the lock and the log of every operation, several VMs at once |
 //! | `monitor/` | sessions with a running QEMU, paused machines, files of one that has exited |
+//! | `companion/` | the process of castra's that works for a running VM: its start and its end |
 //! | `mounts/`, `mount` | directories of the host in a guest, and mounting them in a running VM |
+//! | `live_ports`, `port` | ports that are forwarded to a VM while it runs, and changing them |
+//! | `accompany` | everything that the companion does for a VM by its record |
 //! | `disk/` | overlay, base image, layers, and the removal of disks |
 //! | `kernel/` | what a VM boots: the kernel of its image or of its disk, or natively |
 //! | `start/` | launching QEMU, booting or restoring, waiting for the guest, continuing |
@@ -61,8 +64,10 @@
 //! pid file, so a crash cannot leave a wrong one behind.
 
 mod access;
+mod accompany;
 mod clean;
 mod clone_running;
+mod companion;
 mod diagnosis;
 mod disk;
 mod down;
@@ -72,12 +77,14 @@ mod hostname;
 mod inspect;
 mod journal;
 mod kernel;
+mod live_ports;
 mod lock;
 mod monitor;
 mod mount;
 mod mounts;
 mod parallel;
 mod plan;
+mod port;
 mod project;
 mod record;
 mod resize;
@@ -92,17 +99,21 @@ pub use access::{
     explain_silence, host_key_alias, make_ready, running_vm, ssh_address, ssh_target,
     write_known_hosts,
 };
+pub use accompany::ObservedPort;
 pub use clean::{
     CleanOptions, CleanReport, Cleaned, CleanedKind, Kept, Orphan, clean, end_orphan, orphans,
 };
 pub use clone_running::clone_running;
+pub use companion::{
+    CompanionFault, CompanionWork, OutlivedCompanion, end_companion, outlived_companions,
+};
 pub use diagnosis::{Diagnosis, Trouble};
 pub use disk::ensure_vm_image;
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::{
-    AccessError, Attempt, CloneError, FileAction, MountError, NoLogin, PortError, Predecessor,
-    StartError, StateError, StopError, SuspendError, ThrowawayError, VmDiskError, VmError,
-    VmIoError,
+    AccessError, Attempt, CloneError, CompanionError, FileAction, MountError, NoLogin, PortError,
+    Predecessor, StartError, StateError, StopError, SuspendError, ThrowawayError, VmDiskError,
+    VmError, VmIoError,
 };
 pub use full_disk::FullDisk;
 pub use inspect::{
@@ -111,16 +122,14 @@ pub use inspect::{
 };
 pub use kernel::{boots_by_uefi, check_own_disk, firmware_of};
 pub use mount::{mount, unmount};
-pub use mounts::{
-    MountFault, OutlivedCompanion, end_companion, grant_mounts, outlived_companions,
-    ungranted_mounts,
-};
+pub use mounts::{grant_mounts, ungranted_mounts};
 pub use parallel::PerVm;
 pub use plan::{BasePlan, Plan, VmPlan, only_declared};
+pub use port::{add_forwards, forward_listeners, remove_forwards, tell_ports};
 pub use project::ProjectRef;
 pub use record::{
-    BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer, Home,
-    KernelRecord, LayerRecord, MachineRecord, MissingModules, NativeRecord, Progress, Record,
+    AutoForwards, BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer,
+    Home, KernelRecord, LayerRecord, MachineRecord, MissingModules, NativeRecord, Progress, Record,
     RecordError, RecordedMachine, SshServer, StartKind, SuspendRecord, VmState, recorded_vm,
     sentence_of_copy,
 };

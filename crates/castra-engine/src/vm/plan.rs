@@ -155,6 +155,7 @@ fn definition_of_clone(record: &Record, config: &ProjectConfig) -> Option<VmDefi
         // All of it is in the memory and on the disk already.
         cloud_init: None,
         port_forwards: Vec::new(),
+        auto_forwards: false,
         mounts: Vec::new(),
         proxy: cloned.proxy,
     })

@@ -4,6 +4,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use rustix::process::{WaitOptions, waitpid};
@@ -19,6 +20,7 @@ use crate::wait::connect_at_once;
 
 use super::disk::temporary_name;
 use super::error::{AccessError, StateError, ThrowawayError, VmError, VmIoError};
+use super::live_ports;
 use super::lock::{VmLock, lock};
 use super::monitor::{RoomWatch, clean_up, disk_full};
 use super::plan::VmPlan;
@@ -43,6 +45,8 @@ pub struct Throwaway {
     disk: PathBuf,
     room: Option<RoomWatch>,
     qemu: QemuPid,
+    /// Channel whose end stops the thread that announces forwards.
+    _ports: Option<Sender<()>>,
     /// Lock that is held as long as the VM's files may exist.
     _lock: VmLock,
 }
@@ -88,7 +92,8 @@ pub fn start_throwaway(
         };
         let gone = || StateError::NotRunning { vm: vm.clone(), state: super::VmState::Crashed };
         let qemu = running_qemu(&files.pidfile()).ok_or_else(gone)?;
-        Ok((target, qemu))
+        let ports = boot.and_then(|boot| live_ports::watch(vm, boot, project.context));
+        Ok((target, qemu, ports))
     });
     // Connects before its socket is removed.
     let qmp = connect_at_once(&project.sockets(vm).qmp());
@@ -97,12 +102,12 @@ pub fn start_throwaway(
     }
     // QEMU has open what it needs, so the files can be removed whether it runs or not.
     remove_files(vm, project);
-    let (target, qemu) = started.map_err(ThrowawayError::new)?;
+    let (target, qemu, ports) = started.map_err(ThrowawayError::new)?;
     let disk = project.layout.overlay(vm);
     // If QEMU does not answer there, the command will notice.
     let room =
         qmp.ok().map(|qmp| RoomWatch::start(qmp, disk.clone(), project.context.reporter.clone()));
-    Ok(Throwaway { target, vm: vm.clone(), disk, room, qemu, _lock: lock })
+    Ok(Throwaway { target, vm: vm.clone(), disk, room, qemu, _ports: ports, _lock: lock })
 }
 
 impl Throwaway {

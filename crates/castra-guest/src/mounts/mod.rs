@@ -48,6 +48,11 @@ impl Mounts {
         Self { kernel_fs, kept: Arc::default() }
     }
 
+    /// Returns the guest's kernel, as everything here reaches it.
+    pub(crate) fn kernel_fs(&self) -> &Arc<KernelFs> {
+        &self.kernel_fs
+    }
+
     /// Returns `true` for a path at or below the directory of a mount that is there.
     pub(crate) async fn have(&self, path: &OsStr) -> bool {
         let kept = self.kept.lock().await;

@@ -4,15 +4,17 @@ use std::io;
 use std::sync::Arc;
 
 use castra_flow::link::{self, Opening};
-use castra_flow::{Incoming, Outgoing, relay};
+use castra_flow::{Incoming, Outgoing};
 use castra_wire::stream::{self, Refusal, Target};
 use russh::Pty;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Gate;
 use crate::connect::{connect, connect_to_socket};
+use crate::listeners;
 use crate::mounts::Mounts;
 use crate::programs::{self, Described, Terminal};
+use crate::relay;
 use crate::sftp;
 use crate::users::User;
 
@@ -49,6 +51,14 @@ pub(super) async fn serve(requested: Opening, mut gate: Gate, mounts: Option<Mou
             };
             join(incoming, outgoing, stream, None).await;
         }
+        Target::Service(port) => {
+            let stream = relay::connect(port).await.map_err(unavailable);
+            join(incoming, outgoing, stream, None).await;
+        }
+        Target::Listeners => match mounts {
+            Some(mounts) => listeners::report(mounts.kernel_fs(), incoming, outgoing).await,
+            None => refuse(&outgoing, Refusal::Unavailable),
+        },
         Target::Mount { path, is_read_only } => match mounts {
             Some(mounts) => mounts.serve(path, is_read_only, incoming, outgoing).await,
             None => refuse(&outgoing, Refusal::Unavailable),
@@ -87,7 +97,7 @@ async fn join(
     match stream {
         Ok(stream) => {
             let _ = outgoing.opened();
-            relay(incoming.into(), outgoing.into(), stream, exit_status).await;
+            castra_flow::relay(incoming.into(), outgoing.into(), stream, exit_status).await;
         }
         Err(reason) => refuse(&outgoing, reason),
     }

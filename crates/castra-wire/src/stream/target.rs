@@ -43,6 +43,11 @@ pub enum Target {
         /// The guest's kernel refuses to write.
         is_read_only: bool,
     },
+    /// A TCP connection to the service on this port, wherever in the guest it listens.
+    Service(u16),
+    /// Reports of the TCP ports on which something listens: [`ListenerReport`](crate::ListenerReport)s,
+    /// one at once and one after each change.
+    Listeners,
 }
 
 /// Program to start, whose arguments are in its header.
@@ -117,6 +122,15 @@ impl Target {
                 bytes.push(u8::from(*is_read_only));
                 put(&mut bytes, path).map_err(|_| TargetError::TooLong)
             }
+            Self::Service(port) => {
+                bytes.push(6);
+                bytes.extend(port.to_be_bytes());
+                Ok(())
+            }
+            Self::Listeners => {
+                bytes.push(7);
+                Ok(())
+            }
         };
         encoded?;
         if bytes.len() > MAX_PAYLOAD_BYTES {
@@ -139,7 +153,7 @@ impl Target {
             }
             2 => Self::Files { user: take_text(&mut rest)? },
             3 => {
-                let port = u16::from_be_bytes([take_byte(&mut rest)?, take_byte(&mut rest)?]);
+                let port = take_port(&mut rest)?;
                 Self::Tcp(Host { name: take_text(&mut rest)?, port })
             }
             4 => Self::Socket { user: take_text(&mut rest)?, path: take_bytes(&mut rest)? },
@@ -151,6 +165,8 @@ impl Target {
                 };
                 Self::Mount { path: take_bytes(&mut rest)?, is_read_only }
             }
+            6 => Self::Service(take_port(&mut rest)?),
+            7 => Self::Listeners,
             _ => return Err(TargetError::Malformed),
         };
         if rest.is_empty() { Ok(target) } else { Err(TargetError::Malformed) }
@@ -209,6 +225,10 @@ fn take_byte(rest: &mut &[u8]) -> Result<u8, TargetError> {
     let (first, after) = rest.split_first().ok_or(TargetError::Malformed)?;
     *rest = after;
     Ok(*first)
+}
+
+fn take_port(rest: &mut &[u8]) -> Result<u16, TargetError> {
+    Ok(u16::from_be_bytes([take_byte(rest)?, take_byte(rest)?]))
 }
 
 fn take_bytes(rest: &mut &[u8]) -> Result<OsString, TargetError> {

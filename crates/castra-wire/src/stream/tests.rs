@@ -136,6 +136,8 @@ fn targets_survive_the_wire() {
         Target::Socket { user: user(), path: "/run/a socket".into() },
         Target::Mount { path: "/src".into(), is_read_only: false },
         Target::Mount { path: "/a mount".into(), is_read_only: true },
+        Target::Service(8080),
+        Target::Listeners,
     ];
     for target in targets {
         let bytes = target.encode().expect("encodes");

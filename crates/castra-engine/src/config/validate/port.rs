@@ -6,8 +6,11 @@ use std::ops::Range;
 
 use super::super::diagnostics::{Problem, Problems};
 use super::super::project::PortForward;
-use super::super::schema::{Fields, Key, Value, key};
+use super::super::schema::{Fields, Key, Value, key, one_of, wrong_type};
 use crate::sockets::Protocol;
+
+use toml::Spanned;
+use toml::de::DeValue;
 
 const HOST: Key = key("host", "8080");
 const GUEST: Key = key("guest", "80");
@@ -21,6 +24,8 @@ pub(super) enum PortProblem {
     Zero { side: &'static str },
     #[error("the {side} port {port} does not exist")]
     OutOfRange { side: &'static str, port: i128 },
+    #[error("the {side} port is a range")]
+    Range { side: &'static str },
     #[error("{} port {} of the host is forwarded twice", name_of(.0.protocol), .0.host)]
     Taken(PortForward),
 }
@@ -29,6 +34,7 @@ impl Problem for PortProblem {
     fn label(&self) -> String {
         match self {
             Self::Zero { .. } | Self::OutOfRange { .. } => "must be 1 to 65535".to_owned(),
+            Self::Range { .. } => "must be one port".to_owned(),
             Self::Taken(_) => "and again here".to_owned(),
         }
     }
@@ -45,6 +51,11 @@ impl Problem for PortProblem {
             Self::OutOfRange { .. } => {
                 "Choose one from 1 to 65535; ports below 1024 may need root.".to_owned()
             }
+            Self::Range { .. } => {
+                "Write one forward per port. `castra port add` takes ranges, for \
+                a VM that runs, and `port_forwards = \"auto\"` forwards whatever listens."
+                    .to_owned()
+            }
             Self::Taken(forward) => {
                 format!(
                     "Give one of them another host port, for instance `host = {}`.",
@@ -55,11 +66,42 @@ impl Problem for PortProblem {
     }
 }
 
+/// Word for forwards of whatever listens in the VM.
+const AUTO: [(&str, ()); 1] = [("auto", ())];
+
 /// A forward, and the span of its host port.
 pub(super) type SpannedForward = (PortForward, Range<usize>);
 
+/// Reads a VM's forwards: a list of tables, `"auto"`, or a list that contains both. Returns the
+/// tables, and `true` if whatever listens is forwarded.
+pub(super) fn read(
+    value: &Value<'_>,
+    place: Key,
+    vm: &str,
+    problems: &mut Problems,
+) -> (Vec<SpannedForward>, bool) {
+    let elements = match value.get_ref() {
+        DeValue::Array(elements) => &elements[..],
+        DeValue::String(_) => std::slice::from_ref(value),
+        other => {
+            problems.error(value.span(), &wrong_type(place, "a list or \"auto\"", other));
+            &[]
+        }
+    };
+    let (mut forwards, mut is_auto) = (Vec::new(), false);
+    for element in elements {
+        if let Some(word) = element.get_ref().as_str() {
+            let word = Spanned::new(element.span(), word);
+            is_auto |= one_of(&word, place, &AUTO, problems).is_some();
+        } else {
+            forwards.extend(read_forward(element, place, vm, problems));
+        }
+    }
+    (forwards, is_auto)
+}
+
 /// Reads one table; `None` if it cannot even be compared with others.
-pub(super) fn read_forward(
+fn read_forward(
     value: &Value<'_>,
     place: Key,
     vm: &str,
@@ -106,6 +148,12 @@ fn read_port(
     if !fields.has(key) {
         fields.missing(key, problems);
     }
+    if let Some(value) = fields.value(key)
+        && value.get_ref().as_str().is_some_and(is_range)
+    {
+        problems.error(value.span(), &PortProblem::Range { side });
+        return None;
+    }
     let port = fields.integer(key, problems)?;
     let problem = match u16::try_from(*port.get_ref()) {
         Ok(0) => PortProblem::Zero { side },
@@ -114,6 +162,12 @@ fn read_port(
     };
     problems.error(port.span(), &problem);
     None
+}
+
+/// Returns `true` for two numbers with a dash.
+fn is_range(text: &str) -> bool {
+    let is_number = |text: &str| text.trim().parse::<u32>().is_ok();
+    text.split_once('-').is_some_and(|(first, last)| is_number(first) && is_number(last))
 }
 
 fn name_of(protocol: Protocol) -> &'static str {

@@ -182,12 +182,10 @@ pub(super) fn read_vm(
         fields.word(BOOT_PROFILE, &BOOT_PROFILES, problems).map(|profile| *profile.get_ref());
     let firmware = read_firmware(&mut fields, &title, boot_profile, problems);
     let cloud_init = cloud_init::read(&mut fields, &title, scope, problems);
-    let forwards: Vec<SpannedForward> = fields
-        .array(PORT_FORWARDS, problems)
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|value| port::read_forward(value, PORT_FORWARDS, &title, problems))
-        .collect();
+    let (forwards, auto_forwards) = match fields.value(PORT_FORWARDS) {
+        Some(value) => port::read(value, PORT_FORWARDS, &title, problems),
+        None => (Vec::new(), false),
+    };
     let mounts = fields.array(MOUNTS, problems).unwrap_or_default();
     let mounts = mount::read(mounts, MOUNTS, &title, scope, problems);
     let proxy = fields.word(PROXY, &PROXIES, problems).map(|proxy| *proxy.get_ref());
@@ -211,6 +209,7 @@ pub(super) fn read_vm(
         firmware,
         cloud_init,
         port_forwards,
+        auto_forwards,
         mounts,
         proxy: proxy.unwrap_or_default(),
     };

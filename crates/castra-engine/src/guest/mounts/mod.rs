@@ -1,18 +1,11 @@
 //! Mounts: directories of this machine that a guest sees.
 //!
-//! Each running VM that has any has a *companion*: a process of castra's that answers the guest's
-//! FUSE requests over one stream port, for all of the VM's mounts. It ends with QEMU, whose end
-//! closes the port. Castra talks to it over a socket beside QEMU's:
+//! The VM's [companion](super::companion) answers the guest's FUSE requests:
 //!
 //! ```text
 //! guest's kernel ── /dev/fuse ── agent ── stream port ── companion ── the directory
-//!                                                            │
-//!                              castra up, mount, suspend ────┘ companion.sock
 //! ```
 
-mod client;
-mod companion;
-mod confine;
 mod place;
 mod pool;
 mod served;
@@ -24,9 +17,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use client::Companion;
-pub use companion::serve_mounts;
 pub(crate) use place::{OF_KERNEL, is_of_kernel};
+pub(super) use served::Served;
 
 /// Maximum number of mounts of a VM.
 pub const MAX_MOUNTS: usize = 32;
@@ -172,38 +164,6 @@ pub enum MountState {
     Failed(String),
 }
 
-/// Order of castra's to a companion.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "order", rename_all = "kebab-case")]
-enum Order {
-    /// Mounts a directory, and answers once it is mounted or cannot be. One that is mounted as it
-    /// shall be is left alone.
-    Mount {
-        /// The directory and its place.
-        mount: Mount,
-        /// Directories that the guest does not see, wherever in it they are.
-        hidden: Vec<PathBuf>,
-    },
-    /// Unmounts a directory.
-    Unmount { guest: String },
-    /// Has the guests' requests wait from now until the connection is closed.
-    Drain,
-    /// Asks for all mounts.
-    List,
-}
-
-/// Answer of a companion.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "answer", content = "with", rename_all = "kebab-case")]
-enum Answer {
-    /// The order is carried out.
-    Done,
-    /// The order is not carried out, for this reason.
-    Failed(String),
-    /// The mounts and their states.
-    Mounts(Vec<(Mount, MountState)>),
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,29 +231,5 @@ mod tests {
         assert!(mount("/a/b").is_entangled_with(&mount("/a")));
         assert!(mount("/a").is_entangled_with(&mount("/a")));
         assert!(!mount("/a").is_entangled_with(&mount("/ab")));
-    }
-
-    #[test]
-    fn orders_survive_their_way() {
-        for order in [
-            Order::Mount { mount: mount("/src"), hidden: vec!["/home/.cache".into()] },
-            Order::Unmount { guest: "/src".into() },
-            Order::Drain,
-            Order::List,
-        ] {
-            let line = serde_json::to_string(&order).expect("encoded");
-            assert_eq!(serde_json::from_str::<Order>(&line).expect("decoded"), order, "{line}");
-        }
-        for answer in [
-            Answer::Done,
-            Answer::Failed("busy".into()),
-            Answer::Mounts(vec![
-                (mount("/src"), MountState::Mounted),
-                (mount("/b"), MountState::Failed("gone".into())),
-            ]),
-        ] {
-            let line = serde_json::to_string(&answer).expect("encoded");
-            assert_eq!(serde_json::from_str::<Answer>(&line).expect("decoded"), answer, "{line}");
-        }
     }
 }

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use castra_fuse::{Access, Directory, Owner, Server, refusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc as channel, oneshot};
 
+use super::Mount;
 use super::place::Place;
-use super::{Mount, confine};
+use crate::guest::companion::limit_thread;
 
 /// Number of threads: one that waits for a disk holds up no other request.
 const THREADS: usize = 4;
@@ -72,7 +73,7 @@ impl Pool {
                 (Arc::clone(&server), Arc::clone(&queue), Arc::clone(&place));
             let is_read_only = mount.read_only;
             thread::Builder::new().name("castra-mount".to_owned()).spawn(move || {
-                confine::limit_thread(&place.path(), is_read_only);
+                limit_thread(&place.path(), is_read_only);
                 drop(place);
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();

@@ -25,7 +25,7 @@ const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
 const STATE_PART_BYTES: usize = 512 * 1024;
 
 /// A mount that is served.
-pub(super) struct Served {
+pub(in crate::guest) struct Served {
     mount: Mount,
     state: watch::Receiver<State>,
     wishes: mpsc::UnboundedSender<Wish>,
@@ -96,7 +96,7 @@ enum End {
 
 impl Served {
     /// Begins to serve a directory in each session of the link.
-    pub(super) fn start(
+    pub(in crate::guest) fn start(
         mount: Mount,
         hidden: Vec<PathBuf>,
         link: watch::Receiver<Option<Link>>,
@@ -107,28 +107,30 @@ impl Served {
         Self { mount, state: states, wishes, task }
     }
 
-    pub(super) fn mount(&self) -> &Mount {
+    pub(in crate::guest) fn mount(&self) -> &Mount {
         &self.mount
     }
 
-    pub(super) fn state(&self) -> MountState {
+    pub(in crate::guest) fn state(&self) -> MountState {
         match &*self.state.borrow() {
             State::Known(state) => state.clone(),
             State::Gone => MountState::Failed("the guest has unmounted it".into()),
         }
     }
 
-    pub(super) fn has_failed(&self) -> bool {
+    pub(in crate::guest) fn has_failed(&self) -> bool {
         matches!(self.state(), MountState::Failed(_))
     }
 
     /// Returns `true` once the guest has unmounted it.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(in crate::guest) fn is_gone(&self) -> bool {
         *self.state.borrow() == State::Gone
     }
 
     /// Waits until it is mounted or cannot be.
-    pub(super) fn settled(&self) -> impl Future<Output = Result<(), String>> + Send + use<> {
+    pub(in crate::guest) fn settled(
+        &self,
+    ) -> impl Future<Output = Result<(), String>> + Send + use<> {
         let mut state = self.state.clone();
         async move {
             let is_settled = |state: &State| *state != State::Known(MountState::Waiting);
@@ -144,7 +146,7 @@ impl Served {
     }
 
     /// Has the guest's requests wait, and waits for those that are being answered.
-    pub(super) fn drain(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(in crate::guest) fn drain(&self) -> impl Future<Output = ()> + Send + use<> {
         let (sender, receiver) = oneshot::channel();
         // If there is no session, there is nothing to wait for.
         let _ = self.wishes.send(Wish::Drain(sender));
@@ -152,19 +154,21 @@ impl Served {
     }
 
     /// Takes requests again.
-    pub(super) fn resume(&self) {
+    pub(in crate::guest) fn resume(&self) {
         let _ = self.wishes.send(Wish::Continue);
     }
 
     /// Checks that the guest still has it mounted. Returns once it is known: [`Self::is_gone`].
-    pub(super) fn verify(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(in crate::guest) fn verify(&self) -> impl Future<Output = ()> + Send + use<> {
         let (sender, receiver) = oneshot::channel();
         let _ = self.wishes.send(Wish::Verify(sender));
         async move { drop(receiver.await) }
     }
 
     /// Unmounts the directory.
-    pub(super) fn unmount(&self) -> impl Future<Output = Result<(), String>> + Send + use<> {
+    pub(in crate::guest) fn unmount(
+        &self,
+    ) -> impl Future<Output = Result<(), String>> + Send + use<> {
         let has_failed = self.has_failed();
         let (sender, receiver) = oneshot::channel();
         let _ = self.wishes.send(Wish::Unmount(sender));

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `state` | a VM in a state that an operation cannot work with |
 //! | `start`, `port` | starting it, and the host's ports that it forwards |
+//! | `mount`, `companion` | directories of the host in its guest, and the process that serves them |
 //! | `access` | reaching its guest: agent, sockets, console |
 //! | `suspend`, `clone`, `stop` | suspending and resuming, cloning, stopping |
 //! | `disk` | its disk, base image and layers |
@@ -13,6 +14,7 @@
 
 mod access;
 mod clone;
+mod companion;
 mod disk;
 mod io;
 mod mount;
@@ -24,11 +26,13 @@ mod suspend;
 mod throwaway;
 
 use crate::cancel::Interrupted;
+use crate::context::RuntimeContext;
 use crate::error::{Explain, Kind};
 use crate::files::{FileError, LockError};
 use crate::guest::{ControlError, InitrdError, KeyError, NetworkDown};
 use crate::managed::ImageError;
 use crate::qemu::QemuError;
+use crate::report::Event;
 use crate::state_root::StateRootError;
 use crate::template::TemplateError;
 
@@ -37,6 +41,7 @@ use super::record::RecordError;
 
 pub use access::{AccessError, Attempt};
 pub use clone::CloneError;
+pub use companion::CompanionError;
 pub use disk::VmDiskError;
 pub use io::{FileAction, VmIoError};
 pub use mount::MountError;
@@ -65,6 +70,9 @@ pub enum VmError {
     /// A directory of the host is not mounted.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// The process that serves the VM's mounts cannot be used.
+    #[error(transparent)]
+    Companion(#[from] CompanionError),
     /// The guest cannot be reached.
     #[error(transparent)]
     Access(#[from] AccessError),
@@ -154,6 +162,7 @@ impl VmError {
             Self::Start(error) => error,
             Self::Port(error) => error,
             Self::Mount(error) => error,
+            Self::Companion(error) => error,
             Self::Access(error) => error,
             Self::Suspend(error) => error,
             Self::Clone(error) => error,
@@ -184,4 +193,10 @@ impl Explain for VmError {
     fn hint(&self) -> Option<String> {
         self.inner().hint()
     }
+}
+
+/// Reports an error that does not end an operation, with its cause.
+pub(super) fn warn(error: &dyn std::error::Error, context: &RuntimeContext) {
+    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    context.reporter.report(&Event::Warning { message: format!("{error}{source}") });
 }

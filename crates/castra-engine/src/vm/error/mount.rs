@@ -99,16 +99,6 @@ pub enum MountError {
         /// The reason.
         reason: String,
     },
-    /// The process that serves the mounts cannot be started or does not answer.
-    #[error("the process that serves the mounts of VM `{vm}` {what}")]
-    Companion {
-        /// The VM.
-        vm: String,
-        /// Failure of the process, to follow its name.
-        what: &'static str,
-        /// The reason.
-        source: io::Error,
-    },
 }
 
 /// Returns what a VM may do with mounts, to follow its name.
@@ -127,9 +117,7 @@ impl Explain for MountError {
             | Self::TooMany { .. }
             | Self::Unknown { .. } => Kind::Usage,
             Self::NotGranted { .. } => Kind::Permission,
-            Self::Unsupported { .. } | Self::Refused { .. } | Self::Companion { .. } => {
-                Kind::Unavailable
-            }
+            Self::Unsupported { .. } | Self::Refused { .. } => Kind::Unavailable,
         }
     }
 
@@ -155,10 +143,7 @@ impl Explain for MountError {
             }
             Self::TooMany { .. } => Some("Mount a directory above them.".to_owned()),
             Self::Unknown { vm, .. } => Some(format!("`castra status -v {vm}` shows its mounts.")),
-            Self::Grant { .. }
-            | Self::Unsupported { .. }
-            | Self::Refused { .. }
-            | Self::Companion { .. } => None,
+            Self::Grant { .. } | Self::Unsupported { .. } | Self::Refused { .. } => None,
         }
     }
 }

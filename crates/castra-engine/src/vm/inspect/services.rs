@@ -6,11 +6,11 @@ use castra_wire::{AgentTask, GuestMessage, Listener, Reach, ServicePort, Transpo
 
 use crate::config::PortForward;
 use crate::files::Lock;
-use crate::guest::ControlPort;
+use crate::guest::{ControlPort, LiveForward};
 use crate::sockets::Protocol;
 use crate::trusted;
 use crate::vm::project::ProjectRef;
-use crate::vm::record::{Record, VmState, observe};
+use crate::vm::record::{BootRecord, Record, VmState, observe};
 use crate::vm::start::ports::has_relay;
 
 /// Time for an agent to answer, which it does within milliseconds unless it is busy.
@@ -27,7 +27,11 @@ fn ask(vm: &str, project: ProjectRef<'_>) -> Option<Vec<(PortForward, Reach)>> {
     let record = Record::load(project.layout, vm).ok()??;
     let files = project.files(vm);
     let (state, qemu) = observe(&record, &files);
-    let boot = record.boot.filter(|boot| boot.has_agent() && !boot.port_forwards.is_empty())?;
+    let boot = record.boot.filter(BootRecord::has_agent)?;
+    let forwards = forwards_of(&boot);
+    if forwards.is_empty() {
+        return None;
+    }
     if state != VmState::Running || qemu?.is_frozen() {
         return None;
     }
@@ -37,24 +41,36 @@ fn ask(vm: &str, project: ProjectRef<'_>) -> Option<Vec<(PortForward, Reach)>> {
     let mut port = ControlPort::connect(&control, deadline, project.cancel()).ok()?;
     // The agent also greets, by which the host learns that it listens.
     port.attach().ok()?;
-    port.listeners(boot.port_forwards.iter().map(port_of).collect()).ok()?;
+    port.listeners(forwards.iter().map(|(forward, _)| port_of(forward)).collect()).ok()?;
     loop {
         match port.next(deadline).ok()? {
             GuestMessage::Listeners { listeners } => {
-                let reach = |forward: &PortForward| {
-                    let is_relayed = boot.relayed && has_relay(forward, &boot.port_forwards);
-                    match reach_of(&listeners, port_of(forward))? {
-                        Reach::Loopback if is_relayed => Some(Reach::Network),
-                        reach => Some(reach),
-                    }
+                let service = |(forward, reaches_loopback): &(PortForward, bool)| {
+                    let reach = match reach_of(&listeners, port_of(forward))? {
+                        Reach::Loopback if *reaches_loopback => Reach::Network,
+                        reach => reach,
+                    };
+                    Some((*forward, reach))
                 };
-                let service = |forward: &PortForward| Some((*forward, reach(forward)?));
-                return Some(boot.port_forwards.iter().filter_map(service).collect());
+                return Some(forwards.iter().filter_map(service).collect());
             }
             GuestMessage::Failed { task: AgentTask::Protocol, .. } => return None,
             _ => {}
         }
     }
+}
+
+/// Returns a VM's forwards, declared and added ones. `true` marks those that reach a service on the
+/// guest's loopback interface.
+fn forwards_of(boot: &BootRecord) -> Vec<(PortForward, bool)> {
+    let declared = boot
+        .port_forwards
+        .iter()
+        .map(|forward| (*forward, boot.relayed && has_relay(forward, &boot.port_forwards)));
+    let added = boot.added_forwards.iter().map(|LiveForward { host, guest }| {
+        (PortForward { host: *host, guest: *guest, protocol: Protocol::Tcp }, true)
+    });
+    declared.chain(added).collect()
 }
 
 fn port_of(forward: &PortForward) -> ServicePort {

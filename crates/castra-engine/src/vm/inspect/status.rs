@@ -11,14 +11,15 @@ use std::thread::{self, ScopedJoinHandle};
 
 use super::agent::{self, AgentFault};
 use crate::config::PortForward;
-use crate::guest::{CloudInitState, Mount, MountState, NetworkFault, NetworkReport};
+use crate::guest::{CloudInitState, LiveState, Mount, MountState, NetworkFault, NetworkReport};
 use crate::host::{millis, unix_time_ms};
 use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
+use crate::vm::accompany::{self, Observed, ObservedPort};
+use crate::vm::companion::{CompanionFault, CompanionWork};
 use crate::vm::error::{VmError, VmIoError};
 use crate::vm::full_disk::FullDisk;
 use crate::vm::monitor::is_paused;
-use crate::vm::mounts::{self, MountFault};
 use crate::vm::parallel::PerVm;
 use crate::vm::record::{
     BootRecord, Crash, KernelRecord, MissingModules, NativeRecord, Record, VmState, copy_of, crash,
@@ -70,9 +71,15 @@ pub struct VmStatus {
     pub kernel: Option<KernelRecord>,
     /// Declared forwards, if it runs.
     pub port_forwards: Vec<PortForward>,
-    /// Mounts, if it runs or is suspended, with their states, if the process that serves them says.
+    /// Mounts, if it runs or is suspended, with their states, if its companion says.
     pub mounts: Vec<(Mount, Option<MountState>)>,
-    /// Pid of the process that serves its mounts, if one does.
+    /// Ports that its companion forwards, if it runs or is suspended.
+    pub live_ports: Vec<ObservedPort>,
+    /// `true` if whatever listens in its guest is forwarded, if it runs or is suspended.
+    pub forwards_listeners: bool,
+    /// Reason why something that listens in its guest is not forwarded.
+    pub port_trouble: Option<String>,
+    /// Pid of its companion, which serves its mounts and forwards ports, if there is one.
     pub companion_pid: Option<i32>,
     /// Reason for its crash, if it crashed.
     pub crash: Option<Crash>,
@@ -97,14 +104,23 @@ pub struct VmStatus {
 }
 
 impl VmStatus {
-    /// Returns the faults of its mounts, if it is running.
-    pub fn mount_faults(&self) -> Vec<MountFault> {
-        if self.state != VmState::Running || self.is_frozen || self.mounts.is_empty() {
+    /// Returns the faults of its mounts and live ports, if it is running.
+    pub fn companion_faults(&self) -> Vec<CompanionFault> {
+        let has_ports = self.forwards_listeners || !self.live_ports.is_empty();
+        let work = match (self.mounts.is_empty(), has_ports) {
+            (false, _) => CompanionWork::Mounts,
+            (true, true) => CompanionWork::Ports,
+            (true, false) => return Vec::new(),
+        };
+        if self.state != VmState::Running || self.is_frozen {
             return Vec::new();
         }
-        let Some(pid) = self.companion_pid else { return vec![MountFault::NotServed] };
-        if self.mounts.iter().all(|(_, state)| state.is_none()) {
-            return vec![MountFault::Silent { pid }];
+        let Some(pid) = self.companion_pid else { return vec![CompanionFault::Ended { work }] };
+        if self.mounts.iter().all(|(_, state)| state.is_none())
+            && self.live_ports.iter().all(|port| port.state.is_none())
+            && self.mounts.len() + self.live_ports.len() > 0
+        {
+            return vec![CompanionFault::Silent { pid, work }];
         }
         let fault = |(mount, state): &(Mount, Option<MountState>)| {
             let reason = match state {
@@ -113,9 +129,18 @@ impl VmStatus {
                 Some(MountState::Failed(reason)) => reason.clone(),
                 None => "it was not asked to".to_owned(),
             };
-            Some(MountFault::NotMounted { guest: mount.guest.clone(), reason })
+            Some(CompanionFault::NotMounted { guest: mount.guest.clone(), reason })
         };
-        self.mounts.iter().filter_map(fault).collect()
+        let fault_of_port = |port: &ObservedPort| {
+            let reason = match &port.state {
+                Some(LiveState::Open) => return None,
+                Some(LiveState::Failed(reason)) => reason.clone(),
+                None => "its companion was not asked to forward it".to_owned(),
+            };
+            Some(CompanionFault::NotForwarded { host: port.forward.host, reason })
+        };
+        let of_mounts = self.mounts.iter().filter_map(fault);
+        of_mounts.chain(self.live_ports.iter().filter_map(fault_of_port)).collect()
     }
 }
 
@@ -243,7 +268,8 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
     let (state, qemu) = glance(record, &files);
     let boot = record.boot.as_ref().filter(|_| state.is_alive());
     let kept = record.suspended.as_ref().map(|saved| &saved.boot);
-    let (mounts, companion_pid) = boot.or(kept).map(mounts::states).unwrap_or_default();
+    let Observed { mounts, ports: live_ports, port_trouble, pid: companion_pid } =
+        boot.or(kept).map(accompany::observe).unwrap_or_default();
     VmStatus {
         name: record.name.clone(),
         state,
@@ -276,6 +302,9 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         kernel: boot.and_then(|boot| boot.kernel.clone()),
         port_forwards: boot.map(|boot| boot.port_forwards.clone()).unwrap_or_default(),
         mounts,
+        live_ports,
+        forwards_listeners: boot.or(kept).is_some_and(|boot| boot.auto_forwards.is_some()),
+        port_trouble,
         companion_pid,
         crash: if state == VmState::Crashed { crash(record, &files) } else { None },
         copy_of: if state == VmState::Copied { copy_of(record, layout) } else { None },

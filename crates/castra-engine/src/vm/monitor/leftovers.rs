@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::layout::{SocketsLayout, VmLayout};
 use crate::qemu::{is_listened_at, remove_sockets};
-use crate::vm::mounts::end_leftover;
+use crate::vm::companion::end_leftover;
 
 /// Checks of a socket whose QEMU has just ended: the kernel frees its locks before it closes its
 /// sockets, a moment that takes as long as other processes have the CPUs.

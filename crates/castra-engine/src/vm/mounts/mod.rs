@@ -3,48 +3,26 @@
 //! The record of a boot has its mounts, so that they are the same after a suspend, in a clone, and
 //! once a companion that was killed is started again.
 
-mod companion;
-mod fault;
 mod grants;
-mod outlived;
+mod orders;
 mod own;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use crate::command::Lifetime;
 use crate::config::{DeclaredMount, MountOrigin, ProjectConfig, VmDefinition};
 use crate::context::RuntimeContext;
-use crate::guest::{Companion, MAX_MOUNTS, Mount, MountState, OF_KERNEL, is_of_kernel};
-use crate::report::Event;
+use crate::guest::{MAX_MOUNTS, Mount, OF_KERNEL, is_of_kernel};
 
-use super::error::{MountError, VmError};
+use super::error::{MountError, VmError, warn};
 use super::project::ProjectRef;
-use super::record::{BootRecord, Record};
 
-pub(super) use companion::{Attachment, attach, mount_now, unmount_now};
-pub use fault::MountFault;
-pub(super) use outlived::end_leftover;
-pub use outlived::{OutlivedCompanion, end_companion, outlived_companions};
+pub(super) use orders::{mount_now, mount_recorded, unmount_now};
 
 /// Reason why a VM has no mounts.
 const NATIVE: &str = "it boots natively, without Castra's agent";
-
-/// Time for a companion's list of mounts, for `status`.
-const LIST_LIMIT: Duration = Duration::from_secs(1);
-
-/// Time for a guest that has just rebooted to have its mounts again. One that is still booting is
-/// waited for later.
-const SETTLE_LIMIT: Duration = Duration::from_secs(3);
-
-/// Interval of looks at them.
-const SETTLE_POLL: Duration = Duration::from_millis(20);
-
-/// Time for it before the companion is replaced.
-const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Returns the mounts that a VM starts with, their directories checked and without links.
 ///
@@ -211,86 +189,4 @@ pub fn ungranted_mounts(
 /// Returns [`MountError::Grant`].
 pub fn grant_mounts(mounts: &[(String, Mount)], project: ProjectRef<'_>) -> Result<(), VmError> {
     Ok(mounts.iter().try_for_each(|(_, mount)| grant(mount, false, project))?)
-}
-
-/// Ensures that a VM in which commands can run has its mounts: its companion may have been killed.
-/// One that cannot be mounted is a warning.
-pub(super) fn ensure(record: &Record, project: ProjectRef<'_>) {
-    let Some(boot) = record.boot.as_ref().filter(|boot| !boot.mounts.is_empty()) else { return };
-    let Ok(mut companion) = Companion::connect(&boot.socket_paths()) else {
-        return mount_all(&record.name, boot, project);
-    };
-    let is_waiting = |(_, state): &(Mount, MountState)| *state == MountState::Waiting;
-    let end = Instant::now() + SETTLE_LIMIT;
-    while companion.list(LIST_LIMIT).is_ok_and(|known| known.iter().any(is_waiting))
-        && Instant::now() < end
-    {
-        sleep(SETTLE_POLL);
-    }
-}
-
-/// Ensures that a VM in which commands can run has all its mounts: those that have failed are tried
-/// again, and a companion that does not answer is replaced. A mount that fails is a warning.
-pub(super) fn restore(record: &Record, project: ProjectRef<'_>) {
-    let Some(boot) = record.boot.as_ref().filter(|boot| !boot.mounts.is_empty()) else { return };
-    if let Ok(mut companion) = Companion::connect(&boot.socket_paths()) {
-        match companion.list(PATIENCE) {
-            Ok(known) if boot.mounts.iter().all(|mount| is_mounted(mount, &known)) => return,
-            Ok(_) => {}
-            Err(_) => companion.kill(),
-        }
-    }
-    mount_all(&record.name, boot, project);
-}
-
-fn mount_all(vm: &str, boot: &BootRecord, project: ProjectRef<'_>) {
-    for error in attach(vm, boot, project, Lifetime::Own).finish() {
-        warn(&error, project.context);
-    }
-}
-
-fn is_mounted(mount: &Mount, known: &[(Mount, MountState)]) -> bool {
-    known.iter().any(|(other, state)| other == mount && *state == MountState::Mounted)
-}
-
-/// Reports that a mount is not there.
-pub(super) fn warn(error: &MountError, context: &RuntimeContext) {
-    use std::error::Error as _;
-    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-    context.reporter.report(&Event::Warning { message: format!("{error}{source}") });
-}
-
-/// Has the guest's requests wait until the returned connection is dropped, since its machine is to
-/// be saved. A companion that does not answer is ended: requests that it has not answered fail.
-pub(super) fn drain(vm: &str, boot: &BootRecord, context: &RuntimeContext) -> Option<Companion> {
-    if boot.mounts.is_empty() {
-        return None;
-    }
-    let mut companion = Companion::connect(&boot.socket_paths()).ok()?;
-    match companion.drain() {
-        Ok(_) => Some(companion),
-        Err(source) => {
-            companion.kill();
-            let what = "has not answered and is ended: what programs have open there is stale";
-            warn(&MountError::Companion { vm: vm.to_owned(), what, source }, context);
-            None
-        }
-    }
-}
-
-/// Returns the mounts of a running VM with their states, and the process that serves them. The
-/// states are unknown without one.
-pub(super) fn states(boot: &BootRecord) -> (Vec<(Mount, Option<MountState>)>, Option<i32>) {
-    if boot.mounts.is_empty() {
-        return (Vec::new(), None);
-    }
-    let mut companion = Companion::connect(&boot.socket_paths()).ok();
-    let pid = companion.as_ref().and_then(Companion::pid).map(|pid| pid.as_raw_nonzero().get());
-    let known = companion.as_mut().and_then(|companion| companion.list(LIST_LIMIT).ok());
-    let known = known.unwrap_or_default();
-    let state_of = |mount: &Mount| {
-        let found = known.iter().find(|(other, _)| other == mount);
-        (mount.clone(), found.map(|(_, state)| state.clone()))
-    };
-    (boot.mounts.iter().map(state_of).collect(), pid)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{PortForward, Proxy, VmDefinition};
-use crate::guest::{Mount, StreamPorts};
+use crate::guest::{LiveForward, Mount, StreamPorts};
 use crate::host::boot_id;
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{
@@ -62,6 +62,12 @@ pub struct BootRecord {
     /// Proxies of its commands.
     #[serde(default)]
     pub proxy: Proxy,
+    /// Forwards that were added while it ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added_forwards: Vec<LiveForward>,
+    /// Set if whatever listens in the guest is forwarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_forwards: Option<AutoForwards>,
     /// Set if the agent relays TCP forwards; that of a machine which an earlier castra started does
     /// not.
     #[serde(default)]
@@ -89,6 +95,17 @@ pub struct BootRecord {
     /// Firmware and login of a native boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub native: Option<NativeRecord>,
+}
+
+/// Forwards of whatever listens in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AutoForwards {
+    /// Ports of the guest that the user has closed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub closed: Vec<u16>,
+    /// Forwards that were open when the VM was suspended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last: Vec<LiveForward>,
 }
 
 /// The machine of a record, which may come from a stranger.
@@ -147,6 +164,16 @@ impl BootRecord {
         self.ssh_port.is_some() && self.native.is_none()
     }
 
+    /// Returns `true` if the VM needs a companion.
+    pub(in crate::vm) fn needs_companion(&self) -> bool {
+        self.has_agent() && (!self.mounts.is_empty() || self.has_live_ports())
+    }
+
+    /// Returns `true` if a companion forwards ports to it.
+    pub(in crate::vm) fn has_live_ports(&self) -> bool {
+        !self.added_forwards.is_empty() || self.auto_forwards.is_some()
+    }
+
     /// Returns `true` for a native boot whose system's own SSH server may be reached and has not
     /// accepted a login yet.
     pub(in crate::vm) fn awaits_login(&self) -> bool {
@@ -170,8 +197,15 @@ impl BootRecord {
         self.cpus == definition.cpus
             && self.memory_mib == definition.memory_bytes >> 20
             && self.port_forwards == definition.port_forwards
+            && self.forwards_listeners_of(definition)
             && self.has_cpu_of(definition)
             && self.has_firmware_of(definition)
+    }
+
+    /// Returns `true` if whatever listens is forwarded, as far as the definition wants that and the
+    /// guest has an agent. A user may have it forwarded without a definition.
+    fn forwards_listeners_of(&self, definition: &VmDefinition) -> bool {
+        !definition.auto_forwards || !self.has_agent() || self.auto_forwards.is_some()
     }
 
     /// Returns `true` if the firmware matches the definition, as far as that names one.

@@ -4,7 +4,7 @@
 use std::path::{Component, Path};
 
 use crate::config::is_vm_name;
-use crate::guest::Mount;
+use crate::guest::{LiveForward, MAX_ADDED_FORWARDS, Mount};
 use crate::layout::{ProjectLayout, is_frozen_layer};
 
 use super::Record;
@@ -56,6 +56,15 @@ pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Re
     }
     if let Some(mount) = boots().flat_map(|boot| &boot.mounts).find(|mount| !is_mount(mount)) {
         return Err(format!("`{mount}` is no mount that castra made"));
+    }
+    let is_port = |forward: &LiveForward| forward.host != 0 && forward.guest != 0;
+    for boot in boots() {
+        let last = boot.auto_forwards.iter().flat_map(|auto| &auto.last);
+        if boot.added_forwards.len() > MAX_ADDED_FORWARDS
+            || !boot.added_forwards.iter().chain(last).all(is_port)
+        {
+            return Err("it has forwards that castra did not add".into());
+        }
     }
     boots().try_for_each(check_sockets)
 }

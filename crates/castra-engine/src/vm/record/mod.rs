@@ -33,7 +33,7 @@ use crate::report::Event;
 use crate::trusted;
 
 pub use base::{BaseKind, BaseRecord, LayerRecord};
-pub use boot::{BootRecord, MachineRecord, RecordedMachine, StartKind};
+pub use boot::{AutoForwards, BootRecord, MachineRecord, RecordedMachine, StartKind};
 pub use clone::{CloneRecord, FrozenLayer};
 pub use error::RecordError;
 pub(super) use error::hint_of_io;

@@ -7,9 +7,9 @@ use crate::guest::{NetworkDown, NetworkReport, VmKeys};
 use crate::layout::SocketsLayout;
 use crate::qemu::{MachineStatus, running_qemu};
 use crate::report::Event;
+use crate::vm::accompany;
 use crate::vm::error::{AccessError, Attempt, StartError, StateError, VmError};
 use crate::vm::monitor::{continue_recorded, ensure_not_stopped};
-use crate::vm::mounts;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{BootRecord, MissingModules, Progress, Record, StartKind, VmState};
 use crate::vm::timeline::{self, Stopwatch, save_if_new};
@@ -79,7 +79,7 @@ pub(in crate::vm) fn attach(
         record.save(project.layout)?;
     }
     if options.wait != WaitFor::Nothing {
-        mounts::restore(&record, project);
+        accompany::restore(&record, project);
     }
     report_running(&record, None, project.context);
     Ok(UpOutcome { record, ran_already: true })

@@ -15,11 +15,11 @@ use crate::qemu::{
     QemuBinary, QemuError, QemuProcess, choose_accelerator, launch,
 };
 use crate::report::Event;
+use crate::vm::accompany;
 use crate::vm::disk::Image;
-use crate::vm::error::{StartError, StateError, VmError};
+use crate::vm::error::{StartError, StateError, VmError, warn};
 use crate::vm::kernel::Boots;
 use crate::vm::monitor::clean_up;
-use crate::vm::mounts;
 use crate::vm::plan::VmPlan;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{BootRecord, KernelRecord, MissingModules, Progress, Record, StartKind};
@@ -238,11 +238,11 @@ fn try_once(
     let mut process = start_qemu(request, &mut record, &choice, &sockets, warm)?;
     begin_guest_phase(request, &process, warm.is_some());
     let is_awaited = request.options.wait != WaitFor::Nothing || warm.is_some();
-    let boot = record.boot.clone().filter(|boot| is_awaited && !boot.mounts.is_empty());
+    let boot = record.boot.clone().filter(|_| is_awaited);
     // It starts while the guest does.
     let lifetime = request.options.lifetime;
-    let attachment =
-        boot.as_ref().map(|boot| mounts::attach(request.vm(), boot, request.project, lifetime));
+    let attach = |boot| accompany::attach(request.vm(), boot, request.project, lifetime);
+    let attachment = boot.as_ref().and_then(attach);
     let awaited = match record.boot.as_ref().filter(|_| !request.has_agent()) {
         Some(boot) => await_system(request, &choice, boot, &mut process, started).map(|()| None),
         None => await_guest(request, &choice, &sockets, &keys, &mut process, started, warm),
@@ -275,14 +275,14 @@ fn try_once(
             return Err(error);
         }
     }
-    for error in attachment.into_iter().flat_map(mounts::Attachment::finish) {
+    for error in attachment.into_iter().flat_map(accompany::Attachment::finish) {
         // A command that needs its mounts must not run without them.
         if lifetime == Lifetime::ThisThreads {
             process.kill();
             record_failure(request, &mut record, &sockets);
-            return Err(error.into());
+            return Err(error);
         }
-        mounts::warn(&error, request.project.context);
+        warn(&error, request.project.context);
     }
     if !request.has_agent() || is_awaited {
         record.set_running();

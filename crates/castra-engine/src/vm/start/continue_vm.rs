@@ -9,9 +9,9 @@ use crate::command::Lifetime;
 use crate::guest::VmKeys;
 use crate::qemu::running_qemu;
 use crate::report::Event;
+use crate::vm::accompany;
 use crate::vm::error::{StopError, VmError};
 use crate::vm::monitor::{clean_up_run, to_leave_in_order, unanswered};
-use crate::vm::mounts;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{BootRecord, Progress, Record, StartKind};
 use crate::vm::timeline::Stopwatch;
@@ -100,12 +100,9 @@ pub(in crate::vm) fn continue_vm(
     }
     drop(qmp);
     if boot.has_agent() {
-        let attachment =
-            (!boot.mounts.is_empty()).then(|| mounts::attach(&vm, boot, project, Lifetime::Own));
+        let attachment = accompany::attach(&vm, boot, project, Lifetime::Own);
         wake(&record, boot, project)?;
-        for error in attachment.into_iter().flat_map(mounts::Attachment::finish) {
-            mounts::warn(&error, project.context);
-        }
+        attachment.into_iter().for_each(accompany::Attachment::finish_or_warn);
     }
     record.progress = Progress::Running;
     record.save(project.layout)?;

@@ -25,7 +25,7 @@ use crate::qemu::{Network, QemuBinary};
 use crate::report::Event;
 
 use super::disk::{check_recorded, confirm, ensure_base, ensure_vm_assets, look_at_own_disk};
-use super::error::{StartError, VmError};
+use super::error::{PortError, StartError, VmError, warn};
 use super::kernel::{self, Boots, Choice};
 use super::mounts;
 use super::plan::{BasePlan, VmPlan};
@@ -111,6 +111,9 @@ pub(super) fn bring_up(
         warn_of_credentials(vm, context);
     }
     let mounts = mounts::of_guest(vm, mounts, boots.has_agent(), context);
+    if definition.auto_forwards && !boots.has_agent() {
+        warn(&PortError::Native { vm: vm.to_owned() }, context);
+    }
     let request =
         BootRequest { plan, image, boots: &boots, binary, project, options, mounts, stopwatch };
     let warm = warm.as_ref().filter(|_| artifacts.is_new);

@@ -2,18 +2,23 @@
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::time::Duration;
 
 use castra_wire::{FIRST_RELAY_PORT, MAX_RELAYS, Relay};
 
 use crate::config::PortForward;
+use crate::guest::Companion;
 use crate::layout::ProjectLayout;
 use crate::qemu::{HostForward, qemu_of_process};
 use crate::sockets::{PortOwner, Protocol, holder_of, sockets_on};
 use crate::vm::error::{PortError, VmError};
-use crate::vm::record::{Record, observe};
+use crate::vm::record::{BootRecord, Record, observe};
 
 /// Port of a system's own SSH server.
 pub const SYSTEM_SSH_PORT: u16 = 22;
+
+/// Time for a companion's answer.
+const LIVE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Chooses a port on 127.0.0.1 that is free at this moment: `last` if possible.
 pub(in crate::vm) fn free_port(last: Option<u16>) -> io::Result<u16> {
@@ -162,8 +167,18 @@ fn vm_on(port: u16, protocol: Protocol, layout: &ProjectLayout) -> Option<String
         boot.port_forwards
             .iter()
             .any(|forward| forward.host == port && forward.protocol == protocol)
-            || (protocol == Protocol::Tcp && boot.ssh_port == Some(port))
+            || (protocol == Protocol::Tcp
+                && (boot.ssh_port == Some(port)
+                    || boot.added_forwards.iter().any(|added| added.host == port)
+                    || is_live(port, &boot)))
     })
+}
+
+/// Returns `true` if the VM's companion has opened the port by itself.
+fn is_live(port: u16, boot: &BootRecord) -> bool {
+    let companion = Companion::connect(&boot.socket_paths());
+    let known = companion.and_then(|mut companion| companion.ports(false, LIVE_LIMIT));
+    known.is_ok_and(|known| known.ports.iter().any(|live| live.forward.host == port))
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use crate::vm::disk::Image;
 use crate::vm::kernel::{Boots, Native};
 use crate::vm::plan::VmPlan;
 use crate::vm::project::ProjectRef;
-use crate::vm::record::{BootRecord, Home, MachineRecord, RecordedMachine, StartKind};
+use crate::vm::record::{
+    AutoForwards, BootRecord, Home, MachineRecord, RecordedMachine, StartKind,
+};
 use crate::vm::timeline::Stopwatch;
 
 use super::options::UpOptions;
@@ -76,6 +78,9 @@ pub(in crate::vm) fn boot_record(
         port_forwards: request.plan.definition.port_forwards.clone(),
         mounts: request.mounts.to_vec(),
         proxy: request.plan.definition.proxy,
+        added_forwards: Vec::new(),
+        auto_forwards: (request.plan.definition.auto_forwards && request.has_agent())
+            .then(AutoForwards::default),
         relayed: ssh_port.is_some() && request.has_agent(),
         sockets: sockets.directory().to_owned(),
         home: Home::of(request.project.layout.state_root()),

@@ -231,8 +231,10 @@ impl Cloning<'_> {
         let disk = DiskStamp::of(self.overlay).map_err(failed(self.overlay))?;
         made.frozen.clone_from(&source.frozen);
         let disk_sha256 = Some(files::sha256(self.overlay, self.project.cancel())?);
-        made.suspended =
-            Some(SuspendRecord { disk, disk_sha256, next_disk: None, ..self.saved.clone() });
+        let mut saved = SuspendRecord { disk, disk_sha256, next_disk: None, ..self.saved.clone() };
+        // A port of this machine leads to one VM, and these were given to the other one.
+        saved.boot.added_forwards.clear();
+        made.suspended = Some(saved);
         made.progress = Progress::Suspended;
         // This one first: while the other says that the clone is incomplete, both are removed
         // together.

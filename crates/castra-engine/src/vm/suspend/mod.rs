@@ -31,16 +31,17 @@ use crate::trusted;
 use crate::wait::WaitLimit;
 
 use super::access::ssh_target;
+use super::accompany;
 use super::error::{
     AccessError, Attempt, FileAction, StateError, StopError, SuspendError, VmError, VmIoError,
 };
 use super::journal;
+use super::live_ports;
 use super::lock::lock;
 use super::monitor::{
     clean_up_run, connect, continue_recorded, disk_full, ensure_not_stopped, to_leave_in_order,
     unanswered,
 };
-use super::mounts;
 use super::parallel::{PerVm, side_by_side};
 use super::project::ProjectRef;
 use super::record::{
@@ -125,7 +126,7 @@ fn suspend_running(mut record: Record, project: ProjectRef<'_>) -> Result<(), Vm
     let vm = record.name.clone();
     let boot =
         record.boot.clone().filter(|boot| matches!(&boot.machine, Some(RecordedMachine::Known(_))));
-    let boot = boot.ok_or_else(|| SuspendError::NotSuspendable { vm: vm.clone() })?;
+    let mut boot = boot.ok_or_else(|| SuspendError::NotSuspendable { vm: vm.clone() })?;
     ensure_not_stopped(&vm, running_qemu(&project.files(&vm).pidfile()).as_ref())?;
     let sockets = boot.socket_paths();
     if sockets.are_gone() {
@@ -142,8 +143,9 @@ fn suspend_running(mut record: Record, project: ProjectRef<'_>) -> Result<(), Vm
         );
         project.report(&Event::Warning { message });
     }
+    live_ports::remember(&mut boot);
     // Until QEMU has ended or, after a failure, the guest continues.
-    let drained = mounts::drain(&vm, &boot, project.context);
+    let drained = accompany::drain(&vm, &boot, project.context);
     record.progress = Progress::Suspending;
     record.save(project.layout)?;
     let mut saved = match save(&record, &boot, project).and_then(|saved| {

@@ -210,6 +210,10 @@ fn load(
         boot.qemu_version.clone_from(&saved.boot.qemu_version);
         boot.missing_modules.clone_from(&saved.boot.missing_modules);
         boot.relayed = saved.boot.relayed;
+        boot.added_forwards.clone_from(&saved.boot.added_forwards);
+        if saved.boot.auto_forwards.is_some() {
+            boot.auto_forwards.clone_from(&saved.boot.auto_forwards);
+        }
         boot.native.clone_from(&saved.boot.native);
         record.progress = Progress::Resuming;
         request.stopwatch.set_qemu_start(boot.started_unix_ms);

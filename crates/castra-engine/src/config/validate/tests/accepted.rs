@@ -68,6 +68,18 @@ fn every_key_of_a_vm() {
 }
 
 #[test]
+fn forwards_are_declared_or_find_themselves_or_both() {
+    let forwards = |value: &str| {
+        let base = "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n";
+        let vm = project(&format!("{base}port_forwards = {value}\n")).vms.remove(0);
+        (vm.port_forwards.len(), vm.auto_forwards)
+    };
+    assert_eq!(forwards("[]"), (0, false));
+    assert_eq!(forwards("\"auto\""), (0, true));
+    assert_eq!(forwards("[\"auto\", { host = 8080, guest = 80 }]"), (1, true));
+}
+
+#[test]
 fn a_file_of_the_older_castra_is_read_and_its_other_tables_are_warned_of() {
     let project = project(
         r#"

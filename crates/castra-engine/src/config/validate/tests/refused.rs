@@ -144,6 +144,17 @@ port_forwards = [
 }
 
 #[test]
+fn refused_forwards() {
+    let values = [
+        r#""always""#,
+        "8080",
+        r#"["auto", "8080:80"]"#,
+        r#"[{ host = "8000-8010", guest = "8000-8010" }]"#,
+    ];
+    assert_refusals("forwards", &each(&vm("port_forwards = @"), &values));
+}
+
+#[test]
 fn refused_cpus() {
     let documents =
         each(&vm("cpus = @"), &["0", "-1", "256", "99999999999999999999999999", "2.0", r#""2""#]);

@@ -20,7 +20,7 @@ pub(super) fn limit_process() {
 /// Linux 5.19 and newer). The server resolves no path that leads elsewhere; this holds even if it
 /// had a defect.
 #[cfg(target_os = "linux")]
-pub(super) fn limit_thread(directory: &Path, is_read_only: bool) {
+pub(in crate::guest) fn limit_thread(directory: &Path, is_read_only: bool) {
     use landlock::{
         ABI, Access as _, AccessFs, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
         RulesetAttr as _, RulesetCreatedAttr as _, RulesetError,
@@ -48,7 +48,7 @@ pub(super) fn limit_thread(directory: &Path, is_read_only: bool) {
 
 /// A stand-in: elsewhere the server alone keeps to the directory.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn limit_thread(_directory: &Path, _is_read_only: bool) {}
+pub(in crate::guest) fn limit_thread(_directory: &Path, _is_read_only: bool) {}
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {

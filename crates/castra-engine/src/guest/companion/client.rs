@@ -8,7 +8,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal};
 
-use super::{Answer, Mount, MountState, Order};
+use super::{Answer, Order};
+use crate::guest::mounts::{Mount, MountState};
+use crate::guest::ports::{LivePorts, PortPlan};
 use crate::layout::SocketsLayout;
 use crate::wait::connect_at_once;
 
@@ -88,8 +90,24 @@ impl Companion {
     pub fn list(&mut self, limit: Duration) -> io::Result<Vec<(Mount, MountState)>> {
         match self.order(&Order::List, limit)? {
             Answer::Mounts(mounts) => Ok(mounts),
-            Answer::Done | Answer::Failed(_) => Err(io::ErrorKind::InvalidData.into()),
+            _ => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+
+    /// Opens these ports of this machine, and closes all others. Returns all and their states.
+    ///
+    /// # Errors
+    /// The companion does not answer.
+    pub fn forward(&mut self, plan: &PortPlan) -> io::Result<LivePorts> {
+        ports_of(self.order(&Order::Forward(plan.clone()), ANSWER_LIMIT)?)
+    }
+
+    /// Returns the forwards and their states. With `is_told`, all count as announced.
+    ///
+    /// # Errors
+    /// The companion does not answer within this time.
+    pub fn ports(&mut self, is_told: bool, limit: Duration) -> io::Result<LivePorts> {
+        ports_of(self.order(&Order::Ports { is_told }, limit)?)
     }
 
     /// Ends the process, which does not answer. Requests that it has not answered fail.
@@ -140,6 +158,13 @@ fn of_answer(answer: Answer) -> io::Result<Result<(), String>> {
     match answer {
         Answer::Done => Ok(Ok(())),
         Answer::Failed(reason) => Ok(Err(reason)),
-        Answer::Mounts(_) => Err(io::ErrorKind::InvalidData.into()),
+        Answer::Mounts(_) | Answer::Ports(_) => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn ports_of(answer: Answer) -> io::Result<LivePorts> {
+    match answer {
+        Answer::Ports(ports) => Ok(ports),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }

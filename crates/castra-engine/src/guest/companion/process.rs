@@ -15,10 +15,11 @@ use castra_wire::stream::{Decoder, Expected, Hello};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Notify, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::served::Served;
-use super::{Answer, MAX_MOUNTS, Mount, MountState, Order, confine};
+use super::{Answer, Order, confine};
+use crate::guest::mounts::{MAX_MOUNTS, Mount, MountState, Served};
+use crate::guest::ports::Forwards;
 use crate::guest::ssh::exchange;
 use crate::guest::stream_port::{StreamPort, StreamPorts, try_lock};
 use crate::host::random_bytes;
@@ -32,24 +33,28 @@ const PORT_POLL: Duration = Duration::from_millis(20);
 /// Pause before the next session with an agent that has ended one.
 const SESSION_PAUSE: Duration = Duration::from_millis(200);
 
+/// Time for the guest's first report of what listens, which follows within milliseconds.
+const REPORT_LIMIT: Duration = Duration::from_millis(500);
+
 /// Longest order, in bytes.
 const MAX_ORDER_BYTES: u64 = 64 * 1024;
 
 /// State that the tasks of a companion share.
 struct Shared {
     mounts: Mutex<BTreeMap<String, Served>>,
-    /// Signals the first mount. The process starts while the guest is restored or boots, and a
+    ports: Mutex<Forwards>,
+    /// Signals the first work. The process starts while the guest is restored or boots, and a
     /// guest that does not run yet would lose its hello.
     begun: Notify,
     /// Session with the guest's agent, while there is one.
     link: watch::Sender<Option<Link>>,
 }
 
-/// Serves the mounts of a VM until its QEMU ends. Returns at once if another process does.
+/// Serves a VM until its QEMU ends. Returns at once if another process does.
 ///
 /// # Errors
 /// Fails if all stream ports stay in use, or the companion's socket cannot be made.
-pub fn serve_mounts(ports: &StreamPorts) -> io::Result<()> {
+pub fn accompany(ports: &StreamPorts) -> io::Result<()> {
     let Some(_lock) = try_lock(&ports.sockets.companion_lock())? else { return Ok(()) };
     confine::limit_process();
     let port = acquire(ports)?;
@@ -64,10 +69,12 @@ pub fn serve_mounts(ports: &StreamPorts) -> io::Result<()> {
     connection.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        let link = watch::Sender::new(None);
         let shared = Arc::new(Shared {
             mounts: Mutex::default(),
+            ports: Mutex::new(Forwards::new(link.subscribe())),
             begun: Notify::new(),
-            link: watch::Sender::new(None),
+            link,
         });
         tokio::spawn(accept(UnixListener::from_std(listener)?, Arc::clone(&shared)));
         converse(UnixStream::from_std(connection)?, &shared).await
@@ -196,6 +203,20 @@ async fn carry_out(order: Order, shared: &Shared) -> Answer {
             let states = mounts.values().map(|served| (served.mount().clone(), served.state()));
             Answer::Mounts(states.collect())
         }
+        Order::Forward(plan) => {
+            let has_report = {
+                let mut ports = shared.ports.lock().await;
+                ports.set(&plan).await;
+                ports.has_report()
+            };
+            shared.begun.notify_one();
+            if let Some(mut has_report) = has_report {
+                // The guest may be slow, and then its ports are announced later.
+                let _ = timeout(REPORT_LIMIT, has_report.wait_for(|has_report| *has_report)).await;
+            }
+            Answer::Ports(shared.ports.lock().await.list(false).await)
+        }
+        Order::Ports { is_told } => Answer::Ports(shared.ports.lock().await.list(is_told).await),
         Order::Drain => drain(shared).await,
     }
 }
