@@ -107,7 +107,7 @@ pub(super) fn shell(shell: &ShellArgs, context: &CommandContext) -> Result<ExitC
         command = command.terminal(terminal(context)?);
     }
     let exit = command.status()?;
-    vm::tell_ports(vm, project);
+    vm::announce_ports(vm, project);
     Ok(ExitCode::from(exit.code()))
 }
 

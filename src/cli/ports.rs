@@ -128,6 +128,8 @@ pub(super) fn run(ports: &PortsArgs, context: &CommandContext) -> Result<ExitCod
     let text = if content.ports.is_empty() { String::new() } else { content.text() };
     context.printer.show(&content, &text)?;
     for status in running.iter().filter(|status| is_meant(&status.name)) {
+        let project = vm::ProjectRef::new(layout, &context.runtime);
+        vm::acknowledge_ports(&status.name, project);
         if let Some(trouble) = &status.port_trouble {
             let vm = &status.name;
             context.printer.warning(&format!("VM `{vm}`: not all is forwarded: {trouble}"));

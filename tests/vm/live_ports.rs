@@ -114,7 +114,7 @@ fn what_listens_has_a_port_as_long_as_it_listens() {
     assert_eq!(echoed(port, b"found").as_deref(), Some(&b"found"[..]));
     assert_eq!(echoed(of(80).expect("a port"), b"80").as_deref(), Some(&b"80"[..]));
     sh(&project, "true").ok();
-    assert!(!sh(&project, "true").ok().stderr.contains("leads to"), "told once");
+    assert!(!sh(&project, "true").ok().stderr.contains("leads to"), "announced once");
 
     // Opened by hand, or without a browser.
     let url = format!("http://127.0.0.1:{port}/\n");

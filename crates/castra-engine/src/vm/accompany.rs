@@ -61,7 +61,7 @@ impl Attachment<'_> {
                 // The guest is not needed for these.
                 let mut errors = live_ports::forward_recorded(vm, boot, &mut companion);
                 errors.extend(mounts::mount_recorded(vm, boot, &mut companion, project, lifetime));
-                live_ports::tell(vm, boot, project.context);
+                live_ports::announce(vm, boot, project.context);
                 errors
             }
             Err(error) => vec![error.into()],
@@ -84,7 +84,7 @@ pub(super) fn ensure(record: &Record, project: ProjectRef<'_>) {
     let Ok(mut companion) = Companion::connect(&boot.socket_paths()) else {
         return start(&record.name, boot, project);
     };
-    live_ports::tell(&record.name, boot, project.context);
+    live_ports::announce(&record.name, boot, project.context);
     if boot.mounts.is_empty() {
         return;
     }
@@ -108,7 +108,7 @@ pub(super) fn restore(record: &Record, project: ProjectRef<'_>) {
                 if boot.mounts.iter().all(|mount| is_mounted(mount, &known))
                     && are_forwarded(boot, &mut companion) =>
             {
-                return live_ports::tell(&record.name, boot, project.context);
+                return live_ports::announce(&record.name, boot, project.context);
             }
             Ok(_) => {}
             Err(_) => companion.kill(),
@@ -143,9 +143,9 @@ fn are_forwarded(boot: &BootRecord, companion: &mut Companion) -> bool {
 pub struct ObservedPort {
     /// The forward.
     pub forward: LiveForward,
-    /// Its origin.
+    /// Origin of the forward.
     pub origin: LiveOrigin,
-    /// Its state, if the companion says.
+    /// State of the forward, if the companion reports it.
     pub state: Option<LiveState>,
 }
 

@@ -50,17 +50,17 @@ pub(super) fn remember(boot: &mut BootRecord) {
 }
 
 /// Announces forwards that have opened by themselves, each once.
-pub(super) fn tell(vm: &str, boot: &BootRecord, context: &RuntimeContext) {
+pub(super) fn announce(vm: &str, boot: &BootRecord, context: &RuntimeContext) {
     if boot.auto_forwards.is_none() {
         return;
     }
     // Without a companion, nothing is forwarded.
     if let Ok(mut companion) = Companion::connect(&boot.socket_paths()) {
-        let _ = tell_by(vm, &mut companion, &*context.reporter);
+        let _ = announce_by(vm, &mut companion, &*context.reporter);
     }
 }
 
-fn tell_by(vm: &str, companion: &mut Companion, reporter: &dyn Reporter) -> io::Result<()> {
+fn announce_by(vm: &str, companion: &mut Companion, reporter: &dyn Reporter) -> io::Result<()> {
     for port in companion.ports(true, LIMIT)?.ports.into_iter().filter(|port| port.is_new) {
         let LiveForward { host, guest } = port.forward;
         reporter.report(&Event::PortForwarded { vm: vm.to_owned(), host, guest });
@@ -78,7 +78,7 @@ pub(super) fn watch(vm: &str, boot: &BootRecord, context: &RuntimeContext) -> Op
     let (vm, reporter) = (vm.to_owned(), Arc::clone(&context.reporter));
     let watch = move || {
         while is_over.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout)
-            && tell_by(&vm, &mut companion, &*reporter).is_ok()
+            && announce_by(&vm, &mut companion, &*reporter).is_ok()
         {}
     };
     // Without a thread, the ports are open all the same.

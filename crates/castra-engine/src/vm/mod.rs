@@ -125,7 +125,9 @@ pub use mount::{mount, unmount};
 pub use mounts::{grant_mounts, ungranted_mounts};
 pub use parallel::PerVm;
 pub use plan::{BasePlan, Plan, VmPlan, only_declared};
-pub use port::{add_forwards, forward_listeners, remove_forwards, tell_ports};
+pub use port::{
+    acknowledge_ports, add_forwards, announce_ports, forward_listeners, remove_forwards,
+};
 pub use project::ProjectRef;
 pub use record::{
     AutoForwards, BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer,

@@ -3,17 +3,22 @@
 //! The record of its boot has them, so that they are the same after a suspend, and once a companion
 //! that was killed is started again.
 
+use std::time::Duration;
+
 use crate::config::PortForward;
-use crate::guest::{LiveForward, LiveState, MAX_ADDED_FORWARDS};
+use crate::guest::{Companion, LiveForward, LiveState, MAX_ADDED_FORWARDS};
 use crate::sockets::Protocol;
 
 use super::access::running_vm;
 use super::error::{PortError, VmError};
-use super::live_ports::{forward_all, found_forwards, tell};
+use super::live_ports::{announce, forward_all, found_forwards};
 use super::lock::lock;
 use super::project::ProjectRef;
 use super::record::{BootRecord, recorded_vm};
 use super::start::ports;
+
+/// Time for a companion's answer.
+const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Adds forwards to a running VM, all or none. One that it has already is no error.
 ///
@@ -63,7 +68,7 @@ pub fn forward_listeners(name: &str, project: ProjectRef<'_>) -> Result<(), VmEr
     let boot = boot.ok_or_else(|| PortError::Native { vm: vm.clone() })?;
     boot.auto_forwards.get_or_insert_default();
     forward_all(&vm, boot, project)?;
-    tell(&vm, boot, project.context);
+    announce(&vm, boot, project.context);
     record.save(project.layout)?;
     Ok(())
 }
@@ -135,12 +140,23 @@ fn check_new(
     ports::check(vm, &[declared], project.layout)
 }
 
+/// Counts the open forwards of a VM as announced, since the user sees them.
+pub fn acknowledge_ports(name: &str, project: ProjectRef<'_>) {
+    if let Ok(record) = recorded_vm(Some(name), project.layout)
+        && let Some(boot) = record.boot.filter(|boot| boot.auto_forwards.is_some())
+        && let Ok(mut companion) = Companion::connect(&boot.socket_paths())
+    {
+        // Otherwise, the next command announces them.
+        let _ = companion.ports(true, ACKNOWLEDGE_LIMIT);
+    }
+}
+
 /// Announces forwards of a VM that have opened by themselves, each once.
-pub fn tell_ports(name: Option<&str>, project: ProjectRef<'_>) {
+pub fn announce_ports(name: Option<&str>, project: ProjectRef<'_>) {
     // A VM that is gone has none.
     if let Ok(record) = recorded_vm(name, project.layout)
         && let Some(boot) = &record.boot
     {
-        tell(&record.name, boot, project.context);
+        announce(&record.name, boot, project.context);
     }
 }

@@ -45,8 +45,8 @@ pub enum Target {
     },
     /// A TCP connection to the service on this port, wherever in the guest it listens.
     Service(u16),
-    /// Reports of the TCP ports on which something listens: [`ListenerReport`](crate::ListenerReport)s,
-    /// one at once and one after each change.
+    /// Reports of the TCP ports on which something listens, one at once and one after each change:
+    /// [`ListenerReport`](crate::ListenerReport)s.
     Listeners,
 }
 

@@ -102,12 +102,12 @@ impl Companion {
         ports_of(self.order(&Order::Forward(plan.clone()), ANSWER_LIMIT)?)
     }
 
-    /// Returns the forwards and their states. With `is_told`, all count as announced.
+    /// Returns the forwards and their states. With `is_announced`, all count as announced.
     ///
     /// # Errors
     /// The companion does not answer within this time.
-    pub fn ports(&mut self, is_told: bool, limit: Duration) -> io::Result<LivePorts> {
-        ports_of(self.order(&Order::Ports { is_told }, limit)?)
+    pub fn ports(&mut self, is_announced: bool, limit: Duration) -> io::Result<LivePorts> {
+        ports_of(self.order(&Order::Ports { is_announced }, limit)?)
     }
 
     /// Ends the process, which does not answer. Requests that it has not answered fail.

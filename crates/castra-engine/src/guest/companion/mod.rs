@@ -45,8 +45,8 @@ enum Order {
     List,
     /// Opens these ports of this machine, and closes all others. Asks for all ports.
     Forward(PortPlan),
-    /// Asks for all ports. With `is_told`, all count as announced.
-    Ports { is_told: bool },
+    /// Asks for all ports. With `is_announced`, all count as announced.
+    Ports { is_announced: bool },
 }
 
 /// Answer of a companion.
@@ -91,7 +91,7 @@ mod tests {
                 added: vec![FORWARD],
                 auto: Some(AutoPlan { skip: vec![22], last: vec![FORWARD] }),
             }),
-            Order::Ports { is_told: true },
+            Order::Ports { is_announced: true },
         ] {
             let line = serde_json::to_string(&order).expect("encoded");
             assert_eq!(serde_json::from_str::<Order>(&line).expect("decoded"), order, "{line}");

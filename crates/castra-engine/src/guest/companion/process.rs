@@ -216,7 +216,9 @@ async fn carry_out(order: Order, shared: &Shared) -> Answer {
             }
             Answer::Ports(shared.ports.lock().await.list(false).await)
         }
-        Order::Ports { is_told } => Answer::Ports(shared.ports.lock().await.list(is_told).await),
+        Order::Ports { is_announced } => {
+            Answer::Ports(shared.ports.lock().await.list(is_announced).await)
+        }
         Order::Drain => drain(shared).await,
     }
 }

@@ -49,8 +49,8 @@ pub(super) struct Auto {
 /// Port of this machine that a port of the guest had.
 struct Remembered {
     host: u16,
-    /// It has been announced to the user.
-    is_told: bool,
+    /// Set once the user knows of it.
+    is_announced: bool,
 }
 
 /// Follows what listens in the guest, in each session with its agent. Signals the first report.
@@ -103,7 +103,7 @@ impl Auto {
         let skip: BTreeSet<u16> =
             plan.skip.iter().copied().chain(added.iter().map(|one| one.guest)).collect();
         for LiveForward { host, guest } in plan.last.iter().take(MAX_AUTO_FORWARDS) {
-            let remembered = Remembered { host: *host, is_told: false };
+            let remembered = Remembered { host: *host, is_announced: false };
             self.remembered.entry(*guest).or_insert(remembered);
         }
         self.close(|guest| skip.contains(&guest)).await;
@@ -154,17 +154,17 @@ impl Auto {
             let open = &self.open;
             self.remembered.retain(|guest, _| open.contains_key(guest));
         }
-        self.remembered.insert(guest, Remembered { host, is_told: false });
+        self.remembered.insert(guest, Remembered { host, is_announced: false });
     }
 
-    /// Returns the open forwards. With `is_told`, all count as announced.
-    pub(super) fn list(&mut self, is_told: bool) -> Vec<LivePort> {
+    /// Returns the open forwards. With `is_announced`, all count as announced.
+    pub(super) fn list(&mut self, is_announced: bool) -> Vec<LivePort> {
         let mut ports = Vec::new();
         for (guest, (host, _)) in &self.open {
             let remembered = self.remembered.get_mut(guest);
             let is_new = remembered.is_some_and(|remembered| {
-                let is_new = !remembered.is_told;
-                remembered.is_told |= is_told;
+                let is_new = !remembered.is_announced;
+                remembered.is_announced |= is_announced;
                 is_new
             });
             let forward = LiveForward { host: *host, guest: *guest };
@@ -236,7 +236,7 @@ mod tests {
         auto.adopt(&report([port]), &ways).await;
         let listed = auto.list(true);
         assert_eq!(listed[0].forward, LiveForward { host: port, guest: port });
-        assert!(listed[0].is_new && !auto.list(true)[0].is_new, "told once");
+        assert!(listed[0].is_new && !auto.list(true)[0].is_new, "announced once");
         let held = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect_err("it is open").kind();
         assert_eq!(held, std::io::ErrorKind::AddrInUse);
 

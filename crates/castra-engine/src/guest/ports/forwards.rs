@@ -27,7 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Forwards of a companion.
 pub(in crate::guest) struct Forwards {
-    /// Those that the user has added, by port of this machine.
+    /// Forwards that the user has added, by port of this machine.
     added: BTreeMap<u16, Added>,
     auto: Option<Following>,
     ways: Ways,
@@ -114,8 +114,8 @@ impl Forwards {
         self.auto.as_ref().map(|following| following.has_report.clone())
     }
 
-    /// Returns the forwards and their states. With `is_told`, all count as announced.
-    pub(in crate::guest) async fn list(&self, is_told: bool) -> LivePorts {
+    /// Returns the forwards and their states. With `is_announced`, all count as announced.
+    pub(in crate::guest) async fn list(&self, is_announced: bool) -> LivePorts {
         let of_added = |(host, added): (&u16, &Added)| LivePort {
             forward: LiveForward { host: *host, guest: added.guest },
             origin: LiveOrigin::Added,
@@ -129,7 +129,7 @@ impl Forwards {
         let mut trouble = None;
         if let Some(following) = &self.auto {
             let mut auto = following.auto.lock().await;
-            ports.extend(auto.list(is_told));
+            ports.extend(auto.list(is_announced));
             trouble = auto.trouble();
         }
         LivePorts { ports, trouble }

@@ -63,15 +63,15 @@ pub enum LiveOrigin {
 pub struct LivePort {
     /// The forward.
     pub forward: LiveForward,
-    /// Its origin.
+    /// Origin of the forward.
     pub origin: LiveOrigin,
-    /// Its state.
+    /// State of the forward.
     pub state: LiveState,
-    /// It has opened by itself, and has not been announced to the user.
+    /// Set if the forward has opened by itself, and the user does not know of it yet.
     pub is_new: bool,
 }
 
-/// What a companion forwards.
+/// Forwards of a companion.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LivePorts {
     /// The forwards and their states.
@@ -80,7 +80,7 @@ pub struct LivePorts {
     pub trouble: Option<String>,
 }
 
-/// What a companion shall forward.
+/// Forwards that a companion shall have.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PortPlan {
     /// Forwards that the user has added.
@@ -89,7 +89,7 @@ pub struct PortPlan {
     pub auto: Option<AutoPlan>,
 }
 
-/// How what listens in the guest is forwarded.
+/// Plan for forwards of whatever listens in the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AutoPlan {
     /// Ports of the guest that are not forwarded.

@@ -34,9 +34,9 @@ pub enum CompanionFault {
 /// Work of a companion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompanionWork {
-    /// It serves mounts, and perhaps forwards ports.
+    /// Serving mounts, and perhaps forwarding ports.
     Mounts,
-    /// It forwards ports.
+    /// Forwarding ports.
     Ports,
 }
 

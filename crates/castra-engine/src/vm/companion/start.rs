@@ -48,7 +48,7 @@ impl StartingCompanion<'_> {
     /// Waits for the companion.
     ///
     /// # Errors
-    /// It could not be started, or does not listen.
+    /// The companion could not be started, or does not listen.
     pub(in crate::vm) fn connect(self) -> Result<Companion, CompanionError> {
         let mut child = self
             .started

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | `state` | a VM in a state that an operation cannot work with |
 //! | `start`, `port` | starting it, and the host's ports that it forwards |
-//! | `mount`, `companion` | directories of the host in its guest, and the process that serves them |
+//! | `mount`, `companion` | directories of the host in its guest, and the process behind them |
 //! | `access` | reaching its guest: agent, sockets, console |
 //! | `suspend`, `clone`, `stop` | suspending and resuming, cloning, stopping |
 //! | `disk` | its disk, base image and layers |

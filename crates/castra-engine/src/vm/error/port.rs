@@ -55,7 +55,10 @@ pub enum PortError {
         reason: String,
     },
     /// The port leads to another port of the same VM already.
-    #[error("port {} of this machine leads to port {} of VM `{vm}` already", .forward.host, .forward.guest)]
+    #[error(
+        "port {} of this machine leads to port {} of VM `{vm}` already",
+        .forward.host, .forward.guest
+    )]
     Added {
         /// The VM.
         vm: String,
