@@ -61,7 +61,8 @@ impl MountWord {
             let (vm, guest) = (vm.to_owned(), self.guest.clone());
             VmError::from(MountError::GuestPath { vm, guest, problem })
         })?;
-        Ok(Mount { host: working_directory()?.join(&self.host), guest, read_only: self.read_only })
+        let host = working_directory()?.join(&self.host);
+        Ok(Mount { host, guest, read_only: self.read_only, notify: Mount::notifies() })
     }
 }
 

@@ -77,7 +77,7 @@ fn task(run: &RunArgs, context: &CommandContext) -> Result<Run> {
         sandbox = sandbox.forward_listeners();
     }
     for word in &run.mount {
-        let Mount { host, guest, read_only } = word.resolve(NAME_IN_EVENTS)?;
+        let Mount { host, guest, read_only, .. } = word.resolve(NAME_IN_EVENTS)?;
         sandbox = match read_only {
             true => sandbox.mount_read_only(host, guest),
             false => sandbox.mount(host, guest),

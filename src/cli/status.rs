@@ -212,6 +212,9 @@ fn details(known: &PerVm<VmStatus>) -> String {
         for (mount, state) in &status.mounts {
             let note = match state {
                 Some(MountState::Mounted) => String::new(),
+                Some(MountState::Unnotified(reason)) => {
+                    format!(", not notified of all changes: {reason}")
+                }
                 Some(MountState::Waiting) => ", waiting for the guest".to_owned(),
                 Some(MountState::Failed(reason)) => format!(", not mounted: {reason}"),
                 None => ", not served now".to_owned(),

@@ -17,6 +17,7 @@ mod manage;
 mod modules;
 mod mount_lives;
 mod mounts;
+mod mounts_notify;
 mod mounts_on_debian;
 mod mounts_trouble;
 mod own_disk;

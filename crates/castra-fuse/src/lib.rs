@@ -22,7 +22,7 @@
 //! - **No privileges come of it.** Set-user-id and set-group-id are neither shown nor set, device
 //!   nodes are neither made nor opened, and what is opened has been checked to be a file. Extended
 //!   attributes are not served.
-//! - **Memory and descriptors are bounded.** A node is some 300 bytes and no descriptor. There are
+//! - **Memory and descriptors are bounded.** A node is some 400 bytes and no descriptor. There are
 //!   limits for nodes, handles, and each reply.
 //!
 //! A directory named `.castra` is invisible at every depth, since castra's own state on the host is
@@ -50,13 +50,15 @@ mod platform;
 mod reply;
 mod request;
 mod server;
+mod watches;
 
 #[cfg(test)]
 mod tests;
 
 pub use directory::{Access, Directory, Owner, is_hidden};
 pub use reply::refusal;
-pub use server::{MAX_STATE, Notify, Server};
+pub use server::{Change, ChangeKind, Changes, MAX_CHANGES, MAX_STATE, NUDGER, Notify, Server};
+pub use watches::{MAX_WATCHES, Shortage};
 
 /// Longest data of one READ or WRITE, in bytes: Linux sends at most 256 pages at once.
 pub const MAX_WRITE: u32 = 1024 * 1024;

@@ -1,5 +1,9 @@
 //! Nodes: the files that the guest's kernel knows by ID, and where they were found.
 
+mod changes;
+
+pub(crate) use changes::{Named, Names, Origin};
+
 use std::collections::{HashMap, HashSet};
 
 use rustix::io::Errno;
@@ -8,11 +12,11 @@ use crate::abi::{ROOT, kind};
 use crate::platform::{Identity, Status};
 use crate::server::Version;
 
-/// Most memory that nodes may take, in bytes: those of some 800,000 files with usual names. The
+/// Most memory that nodes may take, in bytes: those of some 700,000 files with usual names. The
 /// kernel forgets nodes when its own memory becomes scarce.
 const MAX_BYTES: usize = 256 << 20;
 /// Memory of a node in both tables, in bytes.
-const NODE_BYTES: usize = 256;
+const NODE_BYTES: usize = 320;
 /// Memory of a place, in bytes without its name.
 const PLACE_BYTES: usize = 64;
 /// Maximum number of names of a file with hard links that are remembered.
@@ -104,6 +108,10 @@ struct Node {
     places: Vec<Place>,
     /// Version of the contents that the kernel was sent last.
     sent: Option<Version>,
+    /// State in which the guest's last change left it.
+    made: Option<Version>,
+    /// Number of changes by the guest that are under way.
+    changing: u32,
 }
 
 /// A node that outlives its server, with parents and names.
@@ -135,7 +143,7 @@ pub(crate) struct Nodes {
 impl Nodes {
     /// Returns a table with the root.
     pub(crate) fn new(ids: Ids, root: Identity) -> Self {
-        let node = Node { identity: root, lookups: 1, places: Vec::new(), sent: None };
+        let node = Node { lookups: 1, ..Node::new(root) };
         Self {
             ids,
             by_id: HashMap::from([(ROOT, node)]),
@@ -180,7 +188,7 @@ impl Nodes {
             return Err(Errno::NOMEM);
         }
         let places = names.into_iter().map(|(parent, name)| Place::new(parent, name)).collect();
-        let node = Node { identity, lookups, places, sent: None };
+        let node = Node { lookups, places, ..Node::new(identity) };
         self.bytes += node.cost();
         self.by_id.insert(id, node);
         self.by_identity.insert(identity, id);
@@ -215,7 +223,7 @@ impl Nodes {
         }
         let id = self.ids.next()?;
         let places = vec![Place::new(parent, name)];
-        let node = Node { identity: status.identity, lookups: 1, places, sent: None };
+        let node = Node { lookups: 1, places, ..Node::new(status.identity) };
         self.bytes += node.cost();
         self.by_id.insert(id, node);
         self.by_identity.insert(status.identity, id);
@@ -328,6 +336,10 @@ impl Nodes {
 }
 
 impl Node {
+    fn new(identity: Identity) -> Self {
+        Self { identity, lookups: 0, places: Vec::new(), sent: None, made: None, changing: 0 }
+    }
+
     fn is_directory(&self) -> bool {
         self.identity.kind == kind::DIRECTORY
     }

@@ -1,6 +1,8 @@
 //! System calls that Linux has and others do not, or not in this form. A port to another host
 //! replaces this module.
 
+pub(crate) mod inotify;
+
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 

@@ -70,6 +70,11 @@ impl Reply {
         self.u64(node).u64(0).u64(VALID_SECS).u64(VALID_SECS).u32(0).u32(0).attributes(attributes)
     }
 
+    /// Appends a node with its attributes, neither of which the kernel may use again.
+    pub(crate) fn passing_entry(&mut self, node: u64, attributes: &Attributes) -> &mut Self {
+        self.u64(node).u64(0).u64(0).u64(0).u32(0).u32(0).attributes(attributes)
+    }
+
     /// Appends an entry that says that there is no such file.
     pub(crate) fn no_entry(&mut self) -> &mut Self {
         self.u64(0).u64(0).u64(VALID_SECS).u64(0).u32(0).u32(0).zeros(Attributes::BYTES)

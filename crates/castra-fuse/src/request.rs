@@ -19,6 +19,10 @@ pub(crate) struct Header {
     pub(crate) unique: u64,
     /// ID of the node that the operation is about.
     pub(crate) node: u64,
+    /// User of the process that made the request. The kernel's own have zero.
+    pub(crate) user: u32,
+    /// Group of that process.
+    pub(crate) group: u32,
 }
 
 impl Header {
@@ -29,7 +33,8 @@ impl Header {
         let mut number = || fields.u32().ok();
         let (length, opcode) = (number()?, number()?);
         let (unique, node) = (fields.u64().ok()?, fields.u64().ok()?);
-        Some((Self { length, opcode, unique, node }, body))
+        let (user, group) = (fields.u32().ok()?, fields.u32().ok()?);
+        Some((Self { length, opcode, unique, node, user, group }, body))
     }
 
     /// Returns `true` if the kernel waits for a reply.

@@ -2,12 +2,17 @@
 
 mod ahead;
 mod attributes;
+mod batch;
+mod changes;
 mod files;
 mod listing;
 mod names;
+mod pretence;
 mod state;
 
 pub(crate) use ahead::Version;
+pub use changes::{Change, ChangeKind, Changes, MAX_CHANGES};
+pub use pretence::NUDGER;
 pub use state::MAX_STATE;
 pub(crate) use state::rights;
 
@@ -24,6 +29,8 @@ use crate::nodes::{Ids, Nodes};
 use crate::platform::{self, Status};
 use crate::reply::{Reply, failure};
 use crate::request::{Header, Operation, forgotten};
+use crate::watches::Watches;
+use pretence::Scripts;
 
 /// Maximum number of handles.
 const MAX_HANDLES: u64 = 16 * 1024;
@@ -46,6 +53,9 @@ pub struct Server {
     pub(crate) directory: Directory,
     nodes: Mutex<Nodes>,
     handles: Mutex<Handles>,
+    /// Directories that are watched, if any shall be.
+    watches: Option<Mutex<Watches>>,
+    scripts: Mutex<Scripts>,
 }
 
 impl Server {
@@ -60,7 +70,9 @@ impl Server {
         let epoch = platform::epoch();
         let nodes = Nodes::new(Ids::new(epoch), directory.identity());
         let handles = Handles::new(Ids::new(epoch), max_handles);
-        Self { directory, nodes: Mutex::new(nodes), handles: Mutex::new(handles) }
+        let scripts = Mutex::new(Scripts::new());
+        let (nodes, handles) = (Mutex::new(nodes), Mutex::new(handles));
+        Self { directory, nodes, handles, watches: None, scripts }
     }
 
     /// Answers one raw request: header and body, as read from `/dev/fuse`. Several threads may call
@@ -87,7 +99,11 @@ impl Server {
             return None;
         }
         let operation = if is_whole { Operation::parse(&header, body) } else { Err(Errno::INVAL) };
-        Some(match operation.and_then(|operation| self.perform(header.node, operation, notify)) {
+        let answer = operation.and_then(|operation| match header.user {
+            NUDGER => self.pretend(&header, &operation),
+            _ => self.perform(header.node, operation, notify),
+        });
+        Some(match answer {
             Ok(reply) => reply.finish(header.unique),
             Err(errno) => failure(errno, header.unique),
         })
@@ -231,6 +247,10 @@ impl Server {
     pub fn forget_all(&self) {
         self.handles().clear();
         self.nodes().clear();
+        if let Some(mut watches) = self.watches() {
+            watches.clear();
+        }
+        self.watch_known();
     }
 
     /// Opens a node that must be a directory, as a reference.

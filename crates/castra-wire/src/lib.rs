@@ -34,6 +34,7 @@
 //!
 //! This crate does no I/O: [`encode`] and [`decode`] turn messages into lines and back.
 
+mod change;
 mod envelope;
 mod exec;
 mod lines;
@@ -42,6 +43,7 @@ mod message;
 mod mount;
 pub mod stream;
 
+pub use change::{Change, ChangeKind, Changes, MAX_CHANGES, NUDGER_UID};
 pub use envelope::{Envelope, Session};
 pub use exec::{
     EXEC_SUBSYSTEM, ExecHeader, ExecHeaderError, MALFORMED_SIGNAL, MAX_EXEC_HEADER_BYTES,

@@ -32,6 +32,8 @@
 //!  │ ◄────────────── resumed or unmounted │
 //!  │ unmount ───────────────────────────► │
 //!  │ ◄───────────────── unmounted, or failed {reason}
+//!  │ changes... ────────────────────────► │  (if the host has asked whether the agent knows them)
+//!  │ ◄────────────────────────── repeated │
 //! ```
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -81,6 +83,11 @@ pub enum MountMessage {
     Unmounted,
     /// The directory could not be mounted or unmounted, for this reason.
     Failed(String),
+    /// Encoded [`Changes`](crate::Changes) of the host. The next ones follow once these are
+    /// repeated.
+    Changes(Bytes),
+    /// The changes are repeated in the guest, as far as they can be.
+    Repeated,
 }
 
 /// Error for bytes that are no message of a mount.
@@ -96,6 +103,7 @@ impl MountMessage {
             Self::Request(payload)
             | Self::Reply(payload)
             | Self::Notice(payload)
+            | Self::Changes(payload)
             | Self::State(payload) => payload,
             Self::Failed(reason) => &reason.as_bytes()[..reason.len().min(MAX_REASON_BYTES)],
             _ => &[],
@@ -123,6 +131,8 @@ impl MountMessage {
             Self::Kept => 12,
             Self::Resumed => 13,
             Self::Verify => 14,
+            Self::Changes(_) => 15,
+            Self::Repeated => 16,
         }
     }
 
@@ -145,6 +155,8 @@ impl MountMessage {
             12 => empty(Self::Kept),
             13 => empty(Self::Resumed),
             14 => empty(Self::Verify),
+            15 => Ok(Self::Changes(payload)),
+            16 => empty(Self::Repeated),
             _ => Err(MountMessageError),
         }
     }
@@ -204,6 +216,8 @@ mod tests {
             MountMessage::Unmount,
             MountMessage::Unmounted,
             MountMessage::Failed("it is busy".into()),
+            MountMessage::Changes(Bytes::from_static(b"changes")),
+            MountMessage::Repeated,
         ]
     }
 

@@ -147,9 +147,11 @@ pub(in super::super) struct MountView {
     guest: String,
     /// The VM cannot write.
     read_only: bool,
+    /// Programs in the VM that watch files are notified of changes that this machine makes.
+    notify: bool,
     /// `mounted`, `waiting` for the guest, or `failed`; `null` if nothing serves it now.
     state: Option<String>,
-    /// Reason why it is not mounted.
+    /// Reason why it is not mounted, or why the VM is not notified of all changes.
     reason: Option<String>,
 }
 
@@ -158,11 +160,12 @@ impl From<(Mount, Option<MountState>)> for MountView {
         let (state, reason) = match state {
             None => (None, None),
             Some(MountState::Mounted) => (Some("mounted"), None),
+            Some(MountState::Unnotified(reason)) => (Some("mounted"), Some(reason)),
             Some(MountState::Waiting) => (Some("waiting"), None),
             Some(MountState::Failed(reason)) => (Some("failed"), Some(reason)),
         };
-        let Mount { host, guest, read_only } = mount;
-        Self { host, guest, read_only, state: state.map(str::to_owned), reason }
+        let Mount { host, guest, read_only, notify } = mount;
+        Self { host, guest, read_only, notify, state: state.map(str::to_owned), reason }
     }
 }
 

@@ -136,7 +136,7 @@ impl SandboxBuilder {
     }
 
     fn declare(mut self, host: PathBuf, guest: String, read_only: bool) -> Self {
-        let mount = Mount { host, guest, read_only };
+        let mount = Mount { host, guest, read_only, notify: Mount::notifies() };
         self.mounts.push(DeclaredMount { mount, origin: MountOrigin::User });
         self
     }

@@ -162,7 +162,7 @@ impl Vm {
     }
 
     fn make_mount(&self, host: PathBuf, guest: String, read_only: bool) -> Result<()> {
-        let mount = Mount { host, guest, read_only };
+        let mount = Mount { host, guest, read_only, notify: Mount::notifies() };
         vm::mount(&self.name, &mount, self.project.lend())?;
         Ok(())
     }

@@ -286,6 +286,9 @@ struct Mount {
     /// The VM can only read.
     #[schemars(extend("default" = false))]
     read_only: Option<bool>,
+    /// Programs in the VM that watch files are notified of changes that this machine makes.
+    #[schemars(extend("default" = true))]
+    notify: Option<bool>,
 }
 
 #[derive(JsonSchema)]

@@ -1,5 +1,6 @@
 //! A running VM's companion, and everything that it does for the VM by its record.
 
+use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -81,20 +82,29 @@ impl Attachment<'_> {
 /// that cannot do is a warning.
 pub(super) fn ensure(record: &Record, project: ProjectRef<'_>) {
     let Some(boot) = needing(record) else { return };
-    let Ok(mut companion) = Companion::connect(&boot.socket_paths()) else {
-        return start(&record.name, boot, project);
-    };
-    live_ports::announce(&record.name, boot, project.context);
-    if boot.mounts.is_empty() {
-        return;
-    }
     let is_waiting = |(_, state): &(Mount, MountState)| *state == MountState::Waiting;
     let end = Instant::now() + SETTLE_LIMIT;
-    while companion.list(LOOK_LIMIT).is_ok_and(|known| known.iter().any(is_waiting))
-        && Instant::now() < end
-    {
+    loop {
+        let Ok(mut companion) = Companion::connect(&boot.socket_paths()) else {
+            return start(&record.name, boot, project);
+        };
+        match companion.list(LOOK_LIMIT) {
+            Ok(known) if known.iter().any(is_waiting) => {}
+            // It was killed a moment ago, and its socket is not closed yet.
+            Err(error) if has_hung_up(&error) => {}
+            _ => break,
+        }
+        if Instant::now() > end {
+            break;
+        }
         sleep(SETTLE_POLL);
     }
+    live_ports::announce(&record.name, boot, project.context);
+}
+
+fn has_hung_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// Ensures that a VM in which commands can run has everything that its companion does for it: what
@@ -126,7 +136,7 @@ fn start(vm: &str, boot: &BootRecord, project: ProjectRef<'_>) {
 }
 
 fn is_mounted(mount: &Mount, known: &[(Mount, MountState)]) -> bool {
-    known.iter().any(|(other, state)| other == mount && *state == MountState::Mounted)
+    known.iter().any(|(other, state)| other == mount && state.is_mounted())
 }
 
 fn are_forwarded(boot: &BootRecord, companion: &mut Companion) -> bool {

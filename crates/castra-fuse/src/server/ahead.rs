@@ -20,8 +20,13 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    fn of(status: &Status) -> Self {
+    pub(crate) fn of(status: &Status) -> Self {
         Self { size: status.size, modified: status.modified, changed: status.changed }
+    }
+
+    /// Returns `true` if the contents are the same, as far as size and time show it.
+    pub(crate) fn has_contents_of(self, other: Self) -> bool {
+        (self.size, self.modified) == (other.size, other.modified)
     }
 }
 

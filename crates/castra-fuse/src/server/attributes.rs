@@ -30,6 +30,7 @@ impl Server {
             return Err(Errno::PERM);
         }
         let status = self.with_any(node, changes.handle, |fd, status| {
+            let _own = self.own_change(node, fd);
             if let Some(mode) = changes.mode {
                 platform::set_mode(fd, status, mode, permission)?;
             }
@@ -89,7 +90,7 @@ impl Server {
 
     /// Calls a function with a descriptor of a node: that of a handle, or a reference. A file that
     /// is open and has no name any more is reached by any of its handles.
-    fn with_any<T>(
+    pub(super) fn with_any<T>(
         &self,
         node: u64,
         handle: Option<u64>,

@@ -13,6 +13,7 @@ use crate::handles::{Handle, Open};
 use crate::platform::{self, Status};
 use crate::reply::{Attributes, Reply};
 use crate::request::{Opening, Position, Sought};
+use crate::watches::NameChange;
 
 /// Longest range that is copied at once, in bytes. The guest asks again for the rest.
 const MAX_COPY: u64 = 64 * 1024 * 1024;
@@ -31,7 +32,9 @@ impl Server {
         }
         self.handles().check_room()?;
         let (reference, status) = self.locate(node)?;
+        let own = if opening.changes() { self.own_change(node, &reference) } else { None };
         let fd = self.open_reference(&reference, &status, opening)?;
+        drop(own);
         let contents = if opening.changes() { None } else { self.contents(node, &fd, &status) };
         let handle = self.add_file(node, fd, opening, contents.map(|it| (it, notify)))?;
         Ok(Reply::of(16, |reply| reply.handle(handle, FOPEN_KEEP_CACHE)))
@@ -50,8 +53,10 @@ impl Server {
         self.handles().check_room()?;
         self.check_room_for_node()?;
         let directory = self.locate_directory(parent)?;
-        let (fd, status) = match platform::create_file(&directory, name, opening, mode, permission)
-        {
+        let own = [(parent, name, NameChange::Created)];
+        let created = self
+            .as_own(&own, || platform::create_file(&directory, name, opening, mode, permission));
+        let (fd, status) = match created {
             Ok(fd) => {
                 let mut status = self.directory.status(&fd)?;
                 if status.mode & PERMISSIONS != mode & PERMISSIONS {
@@ -71,6 +76,7 @@ impl Server {
             Err(errno) => return Err(out_of_descriptors(errno)),
         };
         let node = self.nodes().found(parent, name, &status)?;
+        self.note_made(node, &status);
         let handle = match self.add_file(node, fd, opening, None) {
             Ok(handle) => handle,
             Err(errno) => {
@@ -171,6 +177,7 @@ impl Server {
         let permission = self.directory.writable()?;
         let handle = self.file(node, handle)?;
         let fd = handle.writable()?;
+        let _own = self.own_change(node, fd);
         let mut written = 0;
         while written < data.len() {
             let at = offset.checked_add(written as u64).ok_or(Errno::FBIG)?;
@@ -215,7 +222,9 @@ impl Server {
             return Err(Errno::OPNOTSUPP);
         }
         let handle = self.file(node, handle)?;
-        platform::allocate(handle.writable()?, mode, offset, length, permission)?;
+        let fd = handle.writable()?;
+        let _own = self.own_change(node, fd);
+        platform::allocate(fd, mode, offset, length, permission)?;
         Ok(Reply::empty())
     }
 
@@ -236,9 +245,11 @@ impl Server {
         let permission = self.directory.writable()?;
         let source = self.file(from.node, from.handle)?;
         let target = self.file(to.node, to.handle)?;
+        let written = target.writable()?;
+        let _own = self.own_change(to.node, written);
         let copied = platform::copy(
             (source.readable()?, from.offset),
-            (target.writable()?, to.offset),
+            (written, to.offset),
             usize::try_from(length.min(MAX_COPY)).unwrap_or(usize::MAX),
             permission,
         )?;

@@ -19,6 +19,7 @@ impl Server {
     pub(super) fn open_directory(&self, node: u64) -> Result<Reply, Errno> {
         self.handles().check_room()?;
         let reference = self.locate_directory(node)?;
+        self.note_use(node, &reference);
         let fd = platform::open_directory(&reference).map_err(out_of_descriptors)?;
         let open = Open::Directory(Mutex::new(fd));
         let handle = self.handles().add(Handle { node, open })?;
@@ -76,6 +77,7 @@ impl Server {
             .and_then(|status| Ok((self.nodes().found(parent, entry.name, &status)?, status)));
         match found {
             Ok((node, status)) => {
+                self.note_found(node, (directory, entry.name), &status, true);
                 reply.entry(node, &self.directory.attributes(status));
             }
             Err(Errno::NOENT) => return false,

@@ -7,9 +7,10 @@ use rustix::io::Errno;
 use super::{Server, out_of_descriptors};
 use crate::abi::PERMISSIONS;
 use crate::directory::{Writable, is_hidden};
-use crate::platform;
+use crate::platform::{self, Status};
 use crate::reply::{Attributes, Reply};
 use crate::request::{Made, Replacing};
+use crate::watches::NameChange;
 
 /// Checks that a name may be made.
 pub(super) fn check_new(name: &[u8]) -> Result<(), Errno> {
@@ -23,14 +24,22 @@ fn check_old(name: &[u8]) -> Result<(), Errno> {
 
 impl Server {
     pub(super) fn look_up(&self, parent: u64, name: &[u8]) -> Result<Reply, Errno> {
+        match self.find(parent, name) {
+            Ok((node, status)) => Ok(self.entry(node, status)),
+            Err(Errno::NOENT) => Ok(Reply::of(Attributes::ENTRY_BYTES, Reply::no_entry)),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Finds a file, and counts it as looked up.
+    pub(super) fn find(&self, parent: u64, name: &[u8]) -> Result<(u64, Status), Errno> {
         let directory = self.locate_directory(parent)?;
-        let found = check_old(name).and_then(|()| self.directory.status_in(&directory, name));
-        let status = match found {
-            Err(Errno::NOENT) => return Ok(Reply::of(Attributes::ENTRY_BYTES, Reply::no_entry)),
-            found => found?,
-        };
+        self.note_use(parent, &directory);
+        check_old(name)?;
+        let status = self.directory.status_in(&directory, name)?;
         let node = self.nodes().found(parent, name, &status)?;
-        Ok(self.entry(node, status))
+        self.note_found(node, (&directory, name), &status, false);
+        Ok((node, status))
     }
 
     pub(super) fn read_link(&self, node: u64) -> Result<Reply, Errno> {
@@ -97,7 +106,7 @@ impl Server {
         check_new(name)?;
         self.check_room_for_node()?;
         let directory = self.locate_directory(parent)?;
-        make(&directory, permission)?;
+        self.as_own(&[(parent, name, NameChange::Created)], || make(&directory, permission))?;
         let mut status = self.directory.status_in(&directory, name)?;
         if let Some(mode) = mode
             && status.mode & PERMISSIONS != mode & PERMISSIONS
@@ -110,6 +119,8 @@ impl Server {
             }
         }
         let node = self.nodes().found(parent, name, &status)?;
+        self.note_made(node, &status);
+        self.note_found(node, (&directory, name), &status, false);
         Ok(self.entry(node, status))
     }
 
@@ -123,7 +134,9 @@ impl Server {
         check_old(name)?;
         let directory = self.locate_directory(parent)?;
         let status = self.directory.status_in(&directory, name)?;
-        platform::unlink(&directory, name, is_directory, permission)?;
+        self.as_own(&[(parent, name, NameChange::Removed)], || {
+            platform::unlink(&directory, name, is_directory, permission)
+        })?;
         self.nodes().unlinked(parent, name, &status);
         Ok(Reply::empty())
     }
@@ -141,7 +154,15 @@ impl Server {
         let target = self.locate_directory(to.0)?;
         let moved = self.directory.status_in(&source, from.1)?;
         let replaced = self.directory.status_in(&target, to.1).ok();
-        platform::rename((&source, from.1), (&target, to.1), replacing, permission)?;
+        let mut own =
+            vec![(from.0, from.1, NameChange::MovedFrom), (to.0, to.1, NameChange::MovedTo)];
+        if replacing == Replacing::Exchange {
+            own.push((to.0, to.1, NameChange::MovedFrom));
+            own.push((from.0, from.1, NameChange::MovedTo));
+        }
+        self.as_own(&own, || {
+            platform::rename((&source, from.1), (&target, to.1), replacing, permission)
+        })?;
         let mut nodes = self.nodes();
         if let Some(replaced) = replaced {
             if replacing == Replacing::Exchange {
@@ -161,7 +182,7 @@ impl Server {
         if self.nodes().is_full() { Err(Errno::NOMEM) } else { Ok(()) }
     }
 
-    fn entry(&self, node: u64, status: platform::Status) -> Reply {
+    pub(super) fn entry(&self, node: u64, status: Status) -> Reply {
         let attributes = self.directory.attributes(status);
         Reply::of(Attributes::ENTRY_BYTES, |reply| reply.entry(node, &attributes))
     }

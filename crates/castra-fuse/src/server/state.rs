@@ -116,6 +116,7 @@ impl Server {
         }
         *self.nodes() = nodes;
         self.drop_unseen();
+        self.watch_known();
         let limit = self.handles().limit();
         *self.handles() = Handles::new(Ids::continued(epoch, handles_given)?, limit);
         for _ in 0..fields.u32()? {

@@ -1,7 +1,7 @@
 //! A guest: requests in the kernel's layout, and what it reads in replies.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tempfile::TempDir;
 
@@ -112,6 +112,8 @@ pub(super) struct Guest {
     pub(super) host: PathBuf,
     around: TempDir,
     unique: AtomicU64,
+    /// User and group of the process that makes requests.
+    process: (AtomicU32, AtomicU32),
 }
 
 impl Guest {
@@ -130,7 +132,8 @@ impl Guest {
         fill(&host);
         let directory = Directory::open(&host, access, OWNER).expect("opened");
         let server = Server::with_limit(directory, max_handles);
-        Self { server, host, around, unique: AtomicU64::new(1) }
+        let process = Default::default();
+        Self { server, host, around, unique: AtomicU64::new(1), process }
     }
 
     /// Lets the server walk as on kernels before 5.6.
@@ -153,7 +156,10 @@ impl Guest {
 
     pub(super) fn call(&self, opcode: u32, node: u64, body: Body) -> Result<Vec<u8>, Error> {
         let unique = self.unique.fetch_add(2, Ordering::Relaxed);
-        let request = request(opcode, unique, node, &body.0);
+        let mut request = request(opcode, unique, node, &body.0);
+        let (user, group) = &self.process;
+        request[24..28].copy_from_slice(&user.load(Ordering::Relaxed).to_le_bytes());
+        request[28..32].copy_from_slice(&group.load(Ordering::Relaxed).to_le_bytes());
         let reply = self.server.answer(&request).expect("an answer");
         assert_eq!(u32_at(&reply, 0) as usize, reply.len());
         assert_eq!(u64_at(&reply, 8), unique);
@@ -164,6 +170,12 @@ impl Guest {
                 Err(-error)
             }
         }
+    }
+
+    /// Makes requests as a process of this user and group.
+    pub(super) fn act_as(&self, user: u32, group: u32) {
+        self.process.0.store(user, Ordering::Relaxed);
+        self.process.1.store(group, Ordering::Relaxed);
     }
 
     /// Looks up a name. A negative entry is `ENOENT`, as it is for the kernel.

@@ -2,7 +2,9 @@
 
 mod ahead;
 mod attacks;
+mod changes;
 mod guest;
 mod life;
 mod model;
 mod operations;
+mod pretence;

@@ -13,16 +13,20 @@ use crate::abi::{ROOT, kind, opcode, open};
 
 /// A path of one or two names.
 #[derive(Debug, Clone)]
-struct Place(Option<&'static str>, &'static str);
+pub(super) struct Place(Option<&'static str>, &'static str);
 
 impl Place {
+    pub(super) fn name(&self) -> &'static str {
+        self.1
+    }
+
     fn below(&self, root: &Path) -> PathBuf {
         root.join(self.0.unwrap_or(".")).join(self.1)
     }
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Create { place: Place, exclusive: bool, mode: u32, data: Vec<u8> },
     Write { place: Place, truncate: bool, offset: u64, data: Vec<u8> },
     Truncate { place: Place, size: u64 },
@@ -51,7 +55,7 @@ fn mode() -> impl Strategy<Value = u32> {
     proptest::sample::select(vec![0o600, 0o644, 0o755, 0o400, 0o1777])
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (place(), any::<bool>(), mode(), data()).prop_map(|(place, exclusive, mode, data)| {
             Step::Create { place, exclusive, mode, data }
@@ -89,7 +93,7 @@ fn node(guest: &Guest, place: &Place) -> Result<u64, Error> {
 }
 
 /// Takes a step as the guest's kernel would. Bytes are what was read or listed.
-fn through_server(guest: &Guest, step: &Step) -> Result<Vec<u8>, Error> {
+pub(super) fn through_server(guest: &Guest, step: &Step) -> Result<Vec<u8>, Error> {
     let with_handle = |node, handle, offset, data: &[u8]| {
         let written = guest.write(node, handle, offset, 0, data);
         guest.release(node, handle)?;
@@ -146,7 +150,7 @@ fn through_server(guest: &Guest, step: &Step) -> Result<Vec<u8>, Error> {
 }
 
 /// Takes a step on a plain directory.
-fn on_plain(root: &Path, step: &Step) -> io::Result<Vec<u8>> {
+pub(super) fn on_plain(root: &Path, step: &Step) -> io::Result<Vec<u8>> {
     let write = |file: File, offset, data: &[u8]| file.write_all_at(data, offset);
     let no_follow = 0o400_000;
     let done = match step {
@@ -212,7 +216,7 @@ fn on_plain(root: &Path, step: &Step) -> io::Result<Vec<u8>> {
 }
 
 /// Returns everything about a tree that both sides have in common.
-fn tree(root: &Path, directory: &Path) -> Vec<String> {
+pub(super) fn tree(root: &Path, directory: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     let mut entries: Vec<_> =
         fs::read_dir(directory).expect("listed").map(|entry| entry.expect("read").path()).collect();
@@ -266,8 +270,12 @@ proptest! {
     fn the_server_does_what_a_plain_directory_does(
         steps in proptest::collection::vec(step(), 1..40),
         by_components in any::<bool>(),
+        is_watched in any::<bool>(),
     ) {
-        let guest = if by_components { Guest::by_components() } else { Guest::new() };
+        let mut guest = if by_components { Guest::by_components() } else { Guest::new() };
+        if is_watched {
+            guest.server.watch(100).expect("watched");
+        }
         let plain = guest.outside("plain");
         fs::create_dir(&plain).expect("made");
         for step in &steps {
@@ -282,6 +290,8 @@ proptest! {
             let expected = on_plain(&plain, step).map_err(|error| coarse(number(&error)));
             prop_assert_eq!(&served, &expected, "{:?}", step);
             prop_assert_eq!(tree(&guest.host, &guest.host), tree(&plain, &plain));
+            // What the guest does is no news to it.
+            prop_assert_eq!(guest.server.changes().changes, [], "{:?}", step);
         }
         let mut lines = Vec::new();
         seen(&guest, ROOT, Path::new(""), &mut lines);

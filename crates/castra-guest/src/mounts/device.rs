@@ -65,8 +65,14 @@ impl Numbers {
     /// Returns those of the filesystem at a path. Asks no host for anything: the answer would have
     /// to come by way of this agent.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
-        let flags = AtFlags::STATX_DONT_SYNC;
-        let found = rustix::fs::statx(CWD, path, flags, StatxFlags::empty())?;
+        let found = rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
+        Ok(Self { major: found.stx_dev_major, minor: found.stx_dev_minor })
+    }
+
+    /// Returns those of the filesystem of an open file, likewise.
+    pub(super) fn of(fd: &OwnedFd) -> io::Result<Self> {
+        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::EMPTY_PATH;
+        let found = rustix::fs::statx(fd, "", flags, StatxFlags::empty())?;
         Ok(Self { major: found.stx_dev_major, minor: found.stx_dev_minor })
     }
 
@@ -104,11 +110,15 @@ pub(super) fn mount(
         let data =
             format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
         let data = CString::new(data)?;
-        let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
-        if is_read_only {
-            flags |= MountFlags::RDONLY;
-        }
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
         rustix::mount::mount(SOURCE, path, KIND, flags, Some(data.as_c_str()))?;
+        if is_read_only {
+            // The mount is, and not the filesystem: the nudger has another mount of it.
+            let flags = flags | MountFlags::BIND | MountFlags::RDONLY;
+            rustix::mount::mount_remount(path, flags, c"").inspect_err(|_| {
+                let _ = rustix::mount::unmount(path, UnmountFlags::DETACH);
+            })?;
+        }
         Ok(device)
     };
     let device =

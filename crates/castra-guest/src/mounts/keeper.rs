@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use castra_flow::Message;
-use castra_wire::{MAX_MOUNT_STATE_BYTES, MountMessage};
+use castra_wire::{Changes, MAX_MOUNT_STATE_BYTES, MountMessage};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -18,6 +18,7 @@ use tokio::time::sleep;
 
 use super::device::Numbers;
 use super::message::{self, Kind, REQUEST_BYTES};
+use super::nudger::Nudger;
 use super::{Session, device};
 use crate::kernel_fs::KernelFs;
 use crate::watch::watch as watch_file;
@@ -48,6 +49,8 @@ struct Mount {
     place: Place,
     kernel_fs: Arc<KernelFs>,
     state: Mutex<State>,
+    /// Repeats changes of the host, once there were any.
+    nudger: Mutex<Option<Nudger>>,
 }
 
 /// Ways from the messages of the host to the writer of answers.
@@ -95,7 +98,8 @@ impl Keeper {
     ) -> Result<(Self, mpsc::UnboundedSender<Session>), String> {
         let device = watch_file(device, EVENTS).map_err(|error| error.to_string())?;
         let (sender, sessions) = mpsc::unbounded_channel();
-        let mount = Mount { device, place, kernel_fs, state: Mutex::default() };
+        let (state, nudger) = (Mutex::default(), Mutex::default());
+        let mount = Mount { device, place, kernel_fs, state, nudger };
         Ok((Self { mount, sessions }, sender))
     }
 
@@ -254,6 +258,10 @@ impl Mount {
             }
             MountMessage::Unmount => self.unmount(ways),
             MountMessage::Verify => self.verify(ways),
+            MountMessage::Changes(changes) => match Changes::decode(&changes) {
+                Ok(changes) => self.nudge(changes, ways),
+                Err(_) => return false,
+            },
             _ => return false,
         }
         true
@@ -279,6 +287,18 @@ impl Mount {
             Ok(found) if found == numbers => drop(orders.send(MountMessage::Resumed)),
             _ => drop(gone.send(())),
         });
+    }
+
+    /// Has changes of the host repeated, on a thread that waits for answers.
+    fn nudge(&self, changes: Changes, ways: &Ways) {
+        let mut nudger = self.nudger.lock().unwrap_or_else(PoisonError::into_inner);
+        if nudger.is_none() {
+            *nudger = Nudger::start(self.place.clone()).ok();
+        }
+        match &*nudger {
+            Some(nudger) => nudger.repeat(changes, ways.orders.clone()),
+            None => drop(ways.orders.send(MountMessage::Repeated)),
+        }
     }
 
     /// Ends all requests whose answerer is gone.

@@ -8,6 +8,7 @@
 mod device;
 mod keeper;
 mod message;
+mod nudger;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};

@@ -59,7 +59,8 @@ pub(super) async fn serve(requested: Opening, mut gate: Gate, mounts: Option<Mou
             Some(mounts) => listeners::report(mounts.kernel_fs(), incoming, outgoing).await,
             None => refuse(&outgoing, Refusal::Unavailable),
         },
-        Target::Mount { path, is_read_only } => match mounts {
+        // It shows that this agent knows changes, and does nothing else.
+        Target::Mount { path, is_read_only, sends_changes: _ } => match mounts {
             Some(mounts) => mounts.serve(path, is_read_only, incoming, outgoing).await,
             None => refuse(&outgoing, Refusal::Unavailable),
         },

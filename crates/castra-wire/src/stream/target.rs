@@ -42,6 +42,9 @@ pub enum Target {
         path: OsString,
         /// The guest's kernel refuses to write.
         is_read_only: bool,
+        /// The host will send [`Changes`](crate::Changes). An agent that does not know them refuses
+        /// the request as malformed.
+        sends_changes: bool,
     },
     /// A TCP connection to the service on this port, wherever in the guest it listens.
     Service(u16),
@@ -117,9 +120,9 @@ impl Target {
                 put_text(&mut bytes, user)
                     .and_then(|()| put(&mut bytes, path).map_err(|_| TargetError::TooLong))
             }
-            Self::Mount { path, is_read_only } => {
+            Self::Mount { path, is_read_only, sends_changes } => {
                 bytes.push(5);
-                bytes.push(u8::from(*is_read_only));
+                bytes.push(u8::from(*is_read_only) | u8::from(*sends_changes) << 1);
                 put(&mut bytes, path).map_err(|_| TargetError::TooLong)
             }
             Self::Service(port) => {
@@ -158,12 +161,12 @@ impl Target {
             }
             4 => Self::Socket { user: take_text(&mut rest)?, path: take_bytes(&mut rest)? },
             5 => {
-                let is_read_only = match take_byte(&mut rest)? {
-                    0 => false,
-                    1 => true,
-                    _ => return Err(TargetError::Malformed),
-                };
-                Self::Mount { path: take_bytes(&mut rest)?, is_read_only }
+                let flags = take_byte(&mut rest)?;
+                if flags > 3 {
+                    return Err(TargetError::Malformed);
+                }
+                let (is_read_only, sends_changes) = (flags & 1 != 0, flags & 2 != 0);
+                Self::Mount { path: take_bytes(&mut rest)?, is_read_only, sends_changes }
             }
             6 => Self::Service(take_port(&mut rest)?),
             7 => Self::Listeners,

@@ -134,8 +134,8 @@ fn targets_survive_the_wire() {
         Target::Files { user: user() },
         Target::Tcp(Host { name: "::1".into(), port: 65_535 }),
         Target::Socket { user: user(), path: "/run/a socket".into() },
-        Target::Mount { path: "/src".into(), is_read_only: false },
-        Target::Mount { path: "/a mount".into(), is_read_only: true },
+        Target::Mount { path: "/src".into(), is_read_only: false, sends_changes: true },
+        Target::Mount { path: "/a mount".into(), is_read_only: true, sends_changes: false },
         Target::Service(8080),
         Target::Listeners,
     ];

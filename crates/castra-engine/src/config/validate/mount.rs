@@ -11,6 +11,7 @@ use crate::guest::{GuestPathProblem, MAX_MOUNTS, Mount};
 const HOST: Key = key("host", "\".\"");
 const GUEST: Key = key("guest", "\"/src\"");
 const READ_ONLY: Key = key("read_only", "true");
+const NOTIFY: Key = key("notify", "false");
 
 /// A directory that cannot be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +84,7 @@ fn read_one(
     let host = fields.line(HOST, problems);
     let guest = fields.string(GUEST, problems);
     let read_only = fields.boolean(READ_ONLY, problems).is_some_and(|value| *value.get_ref());
+    let notify = fields.boolean(NOTIFY, problems).map(|value| *value.get_ref());
     fields.warn_unknown(problems);
     let (host, guest) = (host?, guest?);
     let resolved = path::resolve(host.get_ref(), scope.root, scope.home)
@@ -91,7 +93,8 @@ fn read_one(
         let guest_path = (*guest.get_ref()).to_owned();
         problems.error(guest.span(), &MountProblem::Guest { guest: guest_path, problem });
     });
-    let mount = Mount { host: resolved.ok()?, guest: inside.ok()?, read_only };
+    let notify = notify.unwrap_or(Mount::notifies());
+    let mount = Mount { host: resolved.ok()?, guest: inside.ok()?, read_only, notify };
     Some((mount, guest.span()))
 }
 
@@ -119,8 +122,9 @@ mod tests {
 
     use super::super::{Surroundings, parse};
     use crate::config::MountOrigin;
+    use crate::guest::Mount;
 
-    fn mounts(text: &str) -> Result<Vec<(String, String, bool)>, String> {
+    fn mounts(text: &str) -> Result<Vec<(String, String, bool, bool)>, String> {
         let text = format!("[[vms]]\nname = \"a\"\nbase_image = \"x.qcow2\"\nmounts = [{text}]\n");
         let surroundings = Surroundings {
             home: Some(Path::new("/home/me")),
@@ -132,7 +136,8 @@ mod tests {
         let mounts = project.vms[0].mounts.iter().map(|declared| {
             assert_eq!(declared.origin, MountOrigin::File);
             let mount = &declared.mount;
-            (mount.host.display().to_string(), mount.guest.clone(), mount.read_only)
+            let Mount { host, guest, read_only, notify } = mount.clone();
+            (host.display().to_string(), guest, read_only, notify)
         });
         Ok(mounts.collect())
     }
@@ -140,10 +145,10 @@ mod tests {
     #[test]
     fn a_mount_is_relative_to_the_file() {
         let text = r#"{ host = ".", guest = "/src/" },
-            { host = "~/data", guest = "/data", read_only = true }"#;
+            { host = "~/data", guest = "/data", read_only = true, notify = false }"#;
         let expected = [
-            ("/p".to_owned(), "/src".to_owned(), false),
-            ("/home/me/data".to_owned(), "/data".to_owned(), true),
+            ("/p".to_owned(), "/src".to_owned(), false, true),
+            ("/home/me/data".to_owned(), "/data".to_owned(), true, false),
         ];
         assert_eq!(mounts(text).expect("is valid"), expected);
     }

@@ -77,7 +77,7 @@ mod tests {
     };
 
     fn mount(guest: &str) -> Mount {
-        Mount { host: "/home".into(), guest: guest.into(), read_only: false }
+        Mount { host: "/home".into(), guest: guest.into(), read_only: false, notify: false }
     }
 
     #[test]
@@ -105,6 +105,7 @@ mod tests {
             Answer::Mounts(vec![
                 (mount("/src"), MountState::Mounted),
                 (mount("/b"), MountState::Failed("gone".into())),
+                (mount("/c"), MountState::Unnotified("too many".into())),
             ]),
         ] {
             let line = serde_json::to_string(&answer).expect("encoded");

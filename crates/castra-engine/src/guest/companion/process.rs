@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use super::{Answer, Order, confine};
-use crate::guest::mounts::{MAX_MOUNTS, Mount, MountState, Served};
+use crate::guest::mounts::{MAX_MOUNTS, Mount, Served};
 use crate::guest::ports::Forwards;
 use crate::guest::ssh::exchange;
 use crate::guest::stream_port::{StreamPort, StreamPorts, try_lock};
@@ -229,7 +229,7 @@ async fn mount_one(mount: Mount, hidden: Vec<PathBuf>, shared: &Shared) -> Resul
     let verified = {
         let mounts = shared.mounts.lock().await;
         let same = mounts.get(&guest).filter(|served| *served.mount() == mount);
-        same.filter(|served| served.state() == MountState::Mounted).map(Served::verify)
+        same.filter(|served| served.state().is_mounted()).map(Served::verify)
     };
     if let Some(verified) = verified {
         verified.await;

@@ -6,6 +6,7 @@
 //! guest's kernel ── /dev/fuse ── agent ── stream port ── companion ── the directory
 //! ```
 
+mod changes;
 mod place;
 mod pool;
 mod served;
@@ -69,6 +70,9 @@ pub struct Mount {
     /// The guest cannot write.
     #[serde(default)]
     pub read_only: bool,
+    /// Programs in the guest that watch files are notified of changes that this machine makes.
+    #[serde(default = "Mount::notifies", skip_serializing_if = "Clone::clone")]
+    pub notify: bool,
 }
 
 impl fmt::Display for Mount {
@@ -96,6 +100,11 @@ pub enum GuestPathProblem {
 }
 
 impl Mount {
+    /// Returns what [`Mount::notify`] is unless it is given.
+    pub const fn notifies() -> bool {
+        true
+    }
+
     /// Returns a guest's path without redundant parts, if a directory can be mounted there.
     ///
     /// # Errors
@@ -160,8 +169,18 @@ pub enum MountState {
     Waiting,
     /// The guest sees it.
     Mounted,
+    /// The guest sees it, and is not notified of all changes that this machine makes, for this
+    /// reason.
+    Unnotified(String),
     /// The guest does not see it, for this reason.
     Failed(String),
+}
+
+impl MountState {
+    /// Returns `true` if the guest sees it.
+    pub const fn is_mounted(&self) -> bool {
+        matches!(self, Self::Mounted | Self::Unnotified(_))
+    }
 }
 
 #[cfg(test)]
@@ -169,7 +188,7 @@ mod tests {
     use super::*;
 
     fn mount(guest: &str) -> Mount {
-        Mount { host: "/home".into(), guest: guest.into(), read_only: false }
+        Mount { host: "/home".into(), guest: guest.into(), read_only: false, notify: false }
     }
 
     #[test]

@@ -134,7 +134,12 @@ mod tests {
     use super::*;
 
     fn open(path: &Path) -> io::Result<Place> {
-        Place::open(&Mount { host: path.to_owned(), guest: "/src".into(), read_only: false })
+        Place::open(&Mount {
+            host: path.to_owned(),
+            guest: "/src".into(),
+            read_only: false,
+            notify: true,
+        })
     }
 
     #[test]
@@ -156,9 +161,11 @@ mod tests {
         let of_root = Path::new("/usr");
         let is_root = rustix::process::geteuid().is_root();
         assert_eq!(open(of_root).is_ok(), is_root, "it belongs to another user");
-        let read_only = Mount { host: of_root.into(), guest: "/src".into(), read_only: true };
+        let read_only =
+            Mount { host: of_root.into(), guest: "/src".into(), read_only: true, notify: true };
         assert!(Place::open(&read_only).is_ok());
-        let of_kernel = Mount { host: "/proc".into(), guest: "/p".into(), read_only: true };
+        let of_kernel =
+            Mount { host: "/proc".into(), guest: "/p".into(), read_only: true, notify: true };
         let error = Place::open(&of_kernel).err().expect("of the kernel");
         assert_eq!(error.to_string(), OF_KERNEL);
         if is_root {

@@ -1,13 +1,17 @@
 //! Threads that answer the requests of one mount.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use bytes::Bytes;
-use castra_fuse::{Access, Directory, Owner, Server, refusal};
+use castra_fuse::{Access, Changes, Directory, MAX_WATCHES, Owner, Server, Shortage, refusal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc as channel, oneshot};
 
 use super::Mount;
@@ -33,6 +37,19 @@ pub(super) struct Pool {
     server: Arc<Server>,
     jobs: mpsc::Sender<Job>,
     room: Arc<Semaphore>,
+    notification: Notification,
+    /// Set if the agent does not know changes.
+    is_unheard: AtomicBool,
+}
+
+/// Notification of the guest of changes that the host makes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Notification {
+    /// The user does not want it.
+    Unwanted,
+    Begun,
+    /// The kernel allows the user no more queues.
+    Refused,
 }
 
 /// Work for a thread, which is confined to the directory.
@@ -41,6 +58,8 @@ enum Job {
     Request { request: Bytes, answers: Answers, permit: OwnedSemaphorePermit },
     /// Taking over the state of an earlier process's server.
     Restore(Vec<u8>, oneshot::Sender<()>),
+    /// Returning the next changes of the host.
+    Changes(oneshot::Sender<Changes>),
 }
 
 /// Way for answers to the guest; `None` if the request has none.
@@ -64,7 +83,13 @@ impl Pool {
         let place = Place::open(mount)?;
         let mut directory = Directory::open(&place.path(), access, OWNER)?;
         hidden.iter().for_each(|path| directory.hide(path));
-        let server = Arc::new(Server::new(directory));
+        let mut server = Server::new(directory);
+        let notification = match mount.notify.then(|| server.watch(MAX_WATCHES)) {
+            None => Notification::Unwanted,
+            Some(Ok(())) => Notification::Begun,
+            Some(Err(_)) => Notification::Refused,
+        };
+        let server = Arc::new(server);
         let place = Arc::new(place);
         let (jobs, queue) = mpsc::channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
@@ -84,6 +109,11 @@ impl Pool {
                             let _ = done.send(());
                             continue;
                         }
+                        Ok(Job::Changes(taken)) => {
+                            let changes = catch_unwind(AssertUnwindSafe(|| server.changes()));
+                            let _ = changes.map(|changes| taken.send(changes));
+                            continue;
+                        }
                         Err(_) => return,
                     };
                     // Sending fails if the guest's agent is gone.
@@ -97,7 +127,58 @@ impl Pool {
                 }
             })?;
         }
-        Ok(Self { server, jobs, room: Arc::new(Semaphore::new(MAX_REQUESTS)) })
+        let room = Arc::new(Semaphore::new(MAX_REQUESTS));
+        Ok(Self { server, jobs, room, notification, is_unheard: AtomicBool::new(false) })
+    }
+
+    /// Returns a descriptor that is readable when the host has made changes; `None` if the guest is
+    /// not notified of them.
+    pub(super) fn watched(&self) -> Option<AsyncFd<OwnedFd>> {
+        let is_heard = !self.is_unheard.load(Ordering::Relaxed);
+        let queue = self.server.watched().filter(|_| is_heard)?;
+        #[expect(unsafe_code, reason = "tokio cannot know whether a type changes its descriptor")]
+        // SAFETY: an OwnedFd keeps its descriptor open and never changes its number.
+        unsafe { AsyncFd::register_with_interest(queue, Interest::READABLE) }.ok()
+    }
+
+    /// Returns the next changes of the host; `None` if the thread has panicked.
+    pub(super) async fn changes(&self) -> Option<Changes> {
+        let (sender, taken) = oneshot::channel();
+        let _ = self.jobs.send(Job::Changes(sender));
+        taken.await.ok()
+    }
+
+    /// Notes if the agent knows changes.
+    pub(super) fn set_heard(&self, is_heard: bool) {
+        self.is_unheard.store(!is_heard, Ordering::Relaxed);
+    }
+
+    /// Returns the reason why the guest's programs are not notified of all changes.
+    pub(super) fn unnotified(&self) -> Option<String> {
+        match self.notification {
+            Notification::Unwanted => return None,
+            Notification::Refused => {
+                return Some(
+                    "this machine gives no more inotify instances \
+                    (fs.inotify.max_user_instances)"
+                        .to_owned(),
+                );
+            }
+            Notification::Begun => {}
+        }
+        if self.is_unheard.load(Ordering::Relaxed) {
+            return Some("the VM was started by an earlier castra".to_owned());
+        }
+        self.server.shortage().map(|shortage| match shortage {
+            Shortage::Process => format!(
+                "the VM uses more than {MAX_WATCHES} directories, and those used longest ago are \
+                not watched"
+            ),
+            Shortage::Host => {
+                "this machine gives no more inotify watches (fs.inotify.max_user_watches)"
+                    .to_owned()
+            }
+        })
     }
 
     /// Returns the state for the server of the next process, once everything is carried out; `None`

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::changes::{self, Repetition};
 use super::pool::{Answer, Pool};
 use super::{Mount, MountState};
 use crate::sanitize::sanitize_text;
@@ -29,6 +30,7 @@ pub(in crate::guest) struct Served {
     mount: Mount,
     state: watch::Receiver<State>,
     wishes: mpsc::UnboundedSender<Wish>,
+    pool: Arc<OnceLock<Weak<Pool>>>,
     task: JoinHandle<()>,
 }
 
@@ -103,8 +105,10 @@ impl Served {
     ) -> Self {
         let (state, states) = watch::channel(State::Known(MountState::Waiting));
         let (wishes, wished) = mpsc::unbounded_channel();
-        let task = tokio::spawn(serve(mount.clone(), hidden, link, wished, state));
-        Self { mount, state: states, wishes, task }
+        let pool = Arc::new(OnceLock::new());
+        let served = serve(mount.clone(), hidden, link, wished, state, Arc::clone(&pool));
+        let task = tokio::spawn(served);
+        Self { mount, state: states, wishes, pool, task }
     }
 
     pub(in crate::guest) fn mount(&self) -> &Mount {
@@ -113,6 +117,11 @@ impl Served {
 
     pub(in crate::guest) fn state(&self) -> MountState {
         match &*self.state.borrow() {
+            State::Known(MountState::Mounted) => {
+                let pool = self.pool.get().and_then(Weak::upgrade);
+                let unnotified = pool.and_then(|pool| pool.unnotified());
+                unnotified.map_or(MountState::Mounted, MountState::Unnotified)
+            }
             State::Known(state) => state.clone(),
             State::Gone => MountState::Failed("the guest has unmounted it".into()),
         }
@@ -136,7 +145,7 @@ impl Served {
             let is_settled = |state: &State| *state != State::Known(MountState::Waiting);
             let settled = state.wait_for(is_settled).await.map(|state| state.clone());
             match settled {
-                Ok(State::Known(MountState::Mounted)) => Ok(()),
+                Ok(State::Known(MountState::Mounted | MountState::Unnotified(_))) => Ok(()),
                 Ok(State::Known(MountState::Failed(reason))) => Err(reason),
                 Ok(State::Gone | State::Known(MountState::Waiting)) | Err(_) => {
                     Err("the guest has unmounted it".into())
@@ -196,6 +205,7 @@ async fn serve(
     mut link: watch::Receiver<Option<Link>>,
     mut wishes: mpsc::UnboundedReceiver<Wish>,
     state: watch::Sender<State>,
+    shown: Arc<OnceLock<Weak<Pool>>>,
 ) {
     let pool = match Pool::start(&mount, &hidden) {
         Ok(pool) => Arc::new(pool),
@@ -205,6 +215,7 @@ async fn serve(
             return;
         }
     };
+    let _ = shown.set(Arc::downgrade(&pool));
     // The state of an earlier process, for this one before it has its own.
     let mut former = Some(Vec::new());
     loop {
@@ -271,20 +282,38 @@ fn parts(mut state: Bytes) -> impl Iterator<Item = Bytes> {
     })
 }
 
-/// Requests the stream of a mount from the agent.
-async fn request(mount: &Mount, link: &Link) -> Result<(Incoming, Outgoing), End> {
+/// Requests the stream of a mount from the agent, and notes in the pool if it knows changes.
+async fn request(mount: &Mount, link: &Link, pool: &Pool) -> Result<(Incoming, Outgoing), End> {
+    if mount.notify {
+        let requested = request_with(mount, link, true).await?;
+        pool.set_heard(requested.is_some());
+        if let Some(halves) = requested {
+            return Ok(halves);
+        }
+    }
+    let halves = request_with(mount, link, false).await?;
+    halves.ok_or_else(|| {
+        let reason = "the VM was started by an earlier castra, whose agent has no mounts";
+        End::Failed(reason.to_owned())
+    })
+}
+
+/// Requests the stream of a mount, with changes or without. `None` if the agent does not know that.
+async fn request_with(
+    mount: &Mount,
+    link: &Link,
+    sends_changes: bool,
+) -> Result<Option<(Incoming, Outgoing)>, End> {
     let failed = |reason: &str| Err(End::Failed(reason.to_owned()));
     let (path, is_read_only) = (mount.guest.clone().into(), mount.read_only);
-    let Ok(target) = (Target::Mount { path, is_read_only }).encode() else {
+    let Ok(target) = (Target::Mount { path, is_read_only, sends_changes }).encode() else {
         return failed("its path in the guest is too long");
     };
     let (incoming, outgoing) = link.open(target).map_err(|_| End::Lost)?;
     let (mut incoming, outgoing) = (Incoming::from(incoming), Outgoing::from(outgoing));
     match incoming.next().await {
-        Some(Message::Opened) => Ok((incoming, outgoing)),
-        Some(Message::Refused(Refusal::Malformed)) => {
-            failed("the VM was started by an earlier castra, whose agent has no mounts")
-        }
+        Some(Message::Opened) => Ok(Some((incoming, outgoing))),
+        Some(Message::Refused(Refusal::Malformed)) => Ok(None),
         Some(Message::Refused(_)) => failed("the guest's agent refuses"),
         _ => Err(End::Lost),
     }
@@ -299,13 +328,14 @@ async fn converse(
     wishes: &mut mpsc::UnboundedReceiver<Wish>,
     state: &watch::Sender<State>,
 ) -> End {
-    let (mut incoming, outgoing) = match request(mount, link).await {
+    let (mut incoming, outgoing) = match request(mount, link, pool).await {
         Ok(halves) => halves,
         Err(end) => return end,
     };
     let (answers, mut answered) = mpsc::unbounded_channel::<Answer>();
     let mut pending = Pending::default();
     let (orders, mut ordered) = mpsc::unbounded_channel::<MountMessage>();
+    let repetition = Repetition::default();
     // One writer, since messages must not be interleaved.
     let send = async {
         loop {
@@ -322,6 +352,7 @@ async fn converse(
             if outgoing.send(message.encode()).await.is_err() {
                 return End::Lost;
             }
+            repetition.note_sent(&message);
         }
     };
     let receive = async {
@@ -364,9 +395,8 @@ async fn converse(
                             let _ = orders.send(MountMessage::State(part));
                         }
                     }
-                    Ok(Some(MountMessage::Kept)) => {
-                        finish(&mut pending.draining, &());
-                    }
+                    Ok(Some(MountMessage::Kept)) => finish(&mut pending.draining, &()),
+                    Ok(Some(MountMessage::Repeated)) => repetition.end(),
                     Ok(Some(MountMessage::Unmounted)) => {
                         finish(&mut pending.unmounting, &Ok(()));
                         return End::Unmounted;
@@ -385,5 +415,6 @@ async fn converse(
     tokio::select! {
         end = send => end,
         end = receive => end,
+        never = changes::send(pool, &orders, &repetition) => match never {},
     }
 }

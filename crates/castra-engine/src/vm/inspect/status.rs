@@ -124,7 +124,7 @@ impl VmStatus {
         }
         let fault = |(mount, state): &(Mount, Option<MountState>)| {
             let reason = match state {
-                Some(MountState::Mounted) => return None,
+                Some(MountState::Mounted | MountState::Unnotified(_)) => return None,
                 Some(MountState::Waiting) => "its agent has not answered yet".to_owned(),
                 Some(MountState::Failed(reason)) => reason.clone(),
                 None => "it was not asked to".to_owned(),

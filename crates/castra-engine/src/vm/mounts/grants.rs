@@ -115,7 +115,7 @@ mod tests {
     }
 
     fn mount(host: PathBuf, read_only: bool) -> Mount {
-        Mount { host, guest: "/src".into(), read_only }
+        Mount { host, guest: "/src".into(), read_only, notify: true }
     }
 
     #[test]

@@ -149,7 +149,7 @@ fn resolved(vm: &str, mount: &Mount, project: ProjectRef<'_>) -> Result<Mount, M
     if real.to_str().is_none() {
         return Err(unsuitable("its path is not UTF-8"));
     }
-    let mount = Mount { host: real, guest, read_only: mount.read_only };
+    let mount = Mount { host: real, guest, ..mount.clone() };
     own::check(vm, &mount, project)?;
     Ok(mount)
 }

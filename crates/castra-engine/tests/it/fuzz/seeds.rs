@@ -136,7 +136,7 @@ pub(crate) fn stream_ports() -> Vec<Vec<u8>> {
         Target::Files { user: user() },
         Target::Tcp(Host { name: "localhost".into(), port: 80 }),
         Target::Socket { user: user(), path: "/run/s".into() },
-        Target::Mount { path: "/src".into(), is_read_only: true },
+        Target::Mount { path: "/src".into(), is_read_only: true, sends_changes: true },
     ];
     let targets = targets.map(|target| target.encode().expect("encodes"));
     let hello = Hello::of(Session::new(7));
