@@ -680,16 +680,16 @@ pub(super) struct TemplateArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TemplateCommand {
-    /// List the templates and their sizes
+    /// List templates and layers of provisioned disks, with their sizes
     List,
-    /// Verify the digest of every template file
+    /// Verify the digest of every file of templates and layers
     Verify,
     /// Remove damaged templates and those made by another castra or QEMU
     ///
-    /// VMs are not affected, running or not. A template that is needed again is rebuilt, in one
-    /// longer boot.
+    /// Damaged layers of provisioned disks and what is based on them go, too. VMs are not affected,
+    /// running or not. A template or a layer that is needed again is rebuilt, in one longer boot.
     Prune {
-        /// Remove all templates
+        /// Remove all templates and layers
         #[arg(long)]
         all: bool,
         /// Only show what would be removed

@@ -121,6 +121,17 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
         Event::AcceleratorChosen { vm, accelerator, reason } => {
             (format!("→ {vm}: accelerator {accelerator} ({reason})"), Normal)
         }
+        Event::ProvisionStep { vm, step, of, text, cached } => {
+            // A shortened step ends in the same sign.
+            let going = if text.ends_with('…') { "" } else { "…" };
+            let known = if *cached { ": already done" } else { going };
+            (format!("→ {vm}: step {step} of {of}: {text}{known}"), Normal)
+        }
+        Event::ProvisionOutput { vm, step, line } => (format!("→ {vm}: {step} | {line}"), Normal),
+        Event::ProvisionStepDone { vm, step, of, took_ms, bytes } => {
+            let (took, size) = (long(*took_ms), ByteSize(*bytes));
+            (format!("→ {vm}: step {step} of {of} done in {took} ({size})"), Normal)
+        }
         Event::TemplateBaking { vm } => (
             format!("→ {vm}: first boot of this configuration: preparing a warm template…"),
             Normal,

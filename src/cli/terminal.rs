@@ -76,6 +76,10 @@ impl TerminalReporter {
 
     /// Updates the bars. Returns `true` if they show the event, which then needs no line.
     fn draw(&self, event: &Event) -> bool {
+        if let Some((vm, doing, is_all)) = doing(event) {
+            self.spin(vm, format!("→ {vm}: {doing}"));
+            return is_all;
+        }
         match event {
             Event::DownloadStarted { image, artifact, from, resumed_bytes, total_bytes } => {
                 let label = format!("→ {image}: {} {artifact}", plain::doing(from));
@@ -119,39 +123,8 @@ impl TerminalReporter {
                 self.end(path);
                 false
             }
-            Event::VmStarting { vm, warm } => {
-                let doing = if *warm { "restoring from its warm template" } else { "booting" };
-                self.spin(vm, format!("→ {vm}: {doing}…"));
-                true
-            }
-            Event::VmSuspending { vm } => {
-                self.spin(vm, format!("→ {vm}: saving its memory…"));
-                true
-            }
-            Event::VmResuming { vm } => {
-                self.spin(vm, format!("→ {vm}: resuming…"));
-                true
-            }
-            Event::TemplateVerifying { vm } => {
-                self.spin(
-                    vm,
-                    format!("→ {vm}: verifying the warm template, whose files are copies…"),
-                );
-                false
-            }
-            Event::TemplateBaking { vm } => {
-                self.spin(vm, format!("→ {vm}: preparing a warm template…"));
-                false
-            }
-            Event::VmPhase { vm, next: Some(phase), .. } => {
-                self.spin(vm, format!("→ {vm}: starting ({phase})…"));
-                false
-            }
-            Event::VmStopping { vm, method } => {
-                self.spin(vm, format!("→ {vm}: stopping ({method})…"));
-                true
-            }
-            Event::TemplateBaked { vm, .. }
+            Event::ProvisionStepDone { vm, .. }
+            | Event::TemplateBaked { vm, .. }
             | Event::VmRunning { vm, .. }
             | Event::VmStopped { vm, .. }
             | Event::VmSuspended { vm, .. } => {
@@ -167,8 +140,16 @@ impl TerminalReporter {
             | Event::ReadsOutside { .. }
             | Event::OverlayCreated { .. }
             | Event::AcceleratorChosen { .. }
+            | Event::ProvisionStep { .. }
+            | Event::ProvisionOutput { .. }
+            | Event::VmStarting { .. }
+            | Event::VmSuspending { .. }
+            | Event::VmResuming { .. }
+            | Event::VmStopping { .. }
+            | Event::TemplateVerifying { .. }
+            | Event::TemplateBaking { .. }
             | Event::TemplateRefused { .. }
-            | Event::VmPhase { next: None, .. }
+            | Event::VmPhase { .. }
             | Event::VmSlow { .. }
             | Event::VmDiscarded { .. }
             | Event::VmCloned { .. }
@@ -201,6 +182,29 @@ impl Drop for TerminalReporter {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// Returns the VM of an event that begins something, the text of its spinner, and `true` if that
+/// is all that is shown of the event.
+fn doing(event: &Event) -> Option<(&String, String, bool)> {
+    Some(match event {
+        Event::VmStarting { vm, warm: true } => {
+            (vm, "restoring from its warm template…".to_owned(), true)
+        }
+        Event::VmStarting { vm, warm: false } => (vm, "booting…".to_owned(), true),
+        Event::VmSuspending { vm } => (vm, "saving its memory…".to_owned(), true),
+        Event::VmResuming { vm } => (vm, "resuming…".to_owned(), true),
+        Event::ProvisionStep { vm, step, of, text, cached: false } => {
+            (vm, format!("step {step} of {of}: {text}"), false)
+        }
+        Event::TemplateVerifying { vm } => {
+            (vm, "verifying the warm template, whose files are copies…".to_owned(), false)
+        }
+        Event::TemplateBaking { vm } => (vm, "preparing a warm template…".to_owned(), false),
+        Event::VmPhase { vm, next: Some(phase), .. } => (vm, format!("starting ({phase})…"), false),
+        Event::VmStopping { vm, method } => (vm, format!("stopping ({method})…"), true),
+        _ => return None,
+    })
 }
 
 fn download(total: u64) -> ProgressBar {

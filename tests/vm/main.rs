@@ -24,6 +24,7 @@ mod own_disk;
 mod own_kernel;
 mod pipeline;
 mod ports;
+mod provision;
 mod proxies;
 mod readme;
 mod real_disks;

@@ -128,6 +128,17 @@ points! {
         /// The template has its name, and no manifest describes it.
         BakePublished = "bake-published",
     }
+    /// A layer of a provisioned disk in the making.
+    STEP {
+        /// The guest boots.
+        StepBooting = "step-booting",
+        /// The step runs or has run.
+        StepRun = "step-run",
+        /// The guest has shut down.
+        StepEnded = "step-ended",
+        /// The layer has its name, and no manifest describes it.
+        StepPublished = "step-published",
+    }
     /// A VM that is restored from a template.
     RESTORE {
         /// The record says that the VM starts, and there is no QEMU yet.

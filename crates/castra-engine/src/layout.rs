@@ -652,6 +652,11 @@ impl TemplateLayout {
         self.directory.join("template.json")
     }
 
+    /// Returns the path of the manifest of a layer of a provisioned disk, which is written last.
+    pub fn step_manifest(&self) -> PathBuf {
+        self.directory.join("step.json")
+    }
+
     /// Returns the path of QEMU's pid file while the template is made.
     pub fn pidfile(&self) -> PathBuf {
         self.directory.join("qemu.pid")
@@ -746,6 +751,16 @@ impl CacheLayout {
     /// Returns the layout of warm templates.
     pub fn templates(&self) -> TemplatesLayout {
         TemplatesLayout::new(self.root.join("templates"))
+    }
+
+    /// Returns the layout of the layers of provisioned disks.
+    pub fn steps(&self) -> TemplatesLayout {
+        TemplatesLayout::new(self.root.join("steps"))
+    }
+
+    /// Returns the path of the lock that is held while the layer with this key is made.
+    pub fn step_lock(&self, key: &str) -> PathBuf {
+        self.lock(&format!("step-{key}"))
     }
 
     /// Returns the directory of all downloads, with one subdirectory per algorithm.

@@ -7,7 +7,9 @@
 //!   number of [`Event::Download`]s between [`Event::DownloadStarted`] and
 //!   [`Event::DownloadFinished`]; last [`Event::ImageReady`];
 //! - per VM, with a [`Event::VmPhase`] as each phase ends: image events,
-//!   [`Event::AcceleratorChosen`], where a template is wanted [`Event::TemplateVerifying`]?,
+//!   [`Event::AcceleratorChosen`], for each step of `provision` [`Event::ProvisionStep`] and, unless
+//!   its layer exists, any number of [`Event::ProvisionOutput`] and
+//!   [`Event::ProvisionStepDone`]; where a template is wanted [`Event::TemplateVerifying`]?,
 //!   [`Event::TemplateBaking`] with [`Event::VmPhase`]s and [`Event::TemplateBaked`], or
 //!   [`Event::TemplateRefused`]; [`Event::Hashing`] …, [`Event::ReadsOutside`]?,
 //!   [`Event::OverlayCreated`]?, [`Event::VmStarting`], [`Event::VmSlow`]?, [`Event::VmRunning`];
@@ -201,6 +203,41 @@ pub enum Event {
         /// Reason for the choice.
         reason: String,
     },
+    /// A step that prepares a VM's disk begins, or its layer is there already.
+    ProvisionStep {
+        /// VM for which it is run.
+        vm: String,
+        /// Number of the step, from 1.
+        step: usize,
+        /// Number of steps.
+        of: usize,
+        /// The step as one short line.
+        text: String,
+        /// True if it was run before, so that it need not run.
+        cached: bool,
+    },
+    /// A step has written a line. A long line comes in parts.
+    ProvisionOutput {
+        /// The VM.
+        vm: String,
+        /// Number of the step, from 1.
+        step: usize,
+        /// The line, as the guest has written it.
+        line: String,
+    },
+    /// A step has succeeded, and its layer is kept.
+    ProvisionStepDone {
+        /// The VM.
+        vm: String,
+        /// Number of the step, from 1.
+        step: usize,
+        /// Number of steps.
+        of: usize,
+        /// Duration with boot and shutdown, in milliseconds.
+        took_ms: u64,
+        /// Space of its layer on disk, in bytes.
+        bytes: u64,
+    },
     /// A warm template is being made: no VM of this shape was started here before, so one boots
     /// now, as the template of all that follow.
     TemplateBaking {
@@ -361,6 +398,9 @@ impl Event {
             | Self::ReadsOutside { vm, .. }
             | Self::OverlayCreated { vm, .. }
             | Self::AcceleratorChosen { vm, .. }
+            | Self::ProvisionStep { vm, .. }
+            | Self::ProvisionOutput { vm, .. }
+            | Self::ProvisionStepDone { vm, .. }
             | Self::TemplateBaking { vm, .. }
             | Self::TemplateVerifying { vm, .. }
             | Self::TemplateBaked { vm, .. }

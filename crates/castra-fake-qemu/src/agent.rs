@@ -143,6 +143,7 @@ impl Agent<'_> {
             HostMessage::PowerOff => vec![GuestMessage::PoweringOff],
             HostMessage::Sync => vec![GuestMessage::Synced],
             HostMessage::Settle => vec![GuestMessage::Settled],
+            HostMessage::Provision { .. } => vec![GuestMessage::Provisionable],
             HostMessage::Inspect if self.machine.behaviour.has("guest-old") => {
                 let reason = "unknown variant `inspect`".into();
                 vec![GuestMessage::Failed { task: AgentTask::Protocol, reason }]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use castra_wire::{
     AgentTask, Condition, Envelope, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality,
-    SSH_PORT, Session, Stage, StageReached,
+    SSH_PORT, Secret, Session, Stage, StageReached,
 };
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -174,6 +174,15 @@ async fn serve_ssh(server: SshServer, events: EventSender) {
     }
 }
 
+/// Progress of a guest that becomes a layer of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Provisioning {
+    /// The boot is not over.
+    Booting,
+    /// Programs can run.
+    Open,
+}
+
 /// State of the agent.
 struct Agent {
     kernel_fs: Arc<KernelFs>,
@@ -197,6 +206,8 @@ struct Agent {
     powering_off: bool,
     /// Set while the host waits for the guest to come to rest and that has not begun.
     is_to_settle: bool,
+    /// Set if the guest becomes a layer of a disk, in which programs run and which is never a VM.
+    provisioning: Option<Provisioning>,
     /// State in which the template of this VM was saved, until the VM has its identity.
     rest: Option<Rest>,
     relays: Relays,
@@ -221,6 +232,7 @@ impl Agent {
             clock_set: watch::Sender::new(0),
             powering_off: false,
             is_to_settle: false,
+            provisioning: None,
             rest: None,
             relays: Relays::default(),
         })
@@ -265,6 +277,9 @@ impl Agent {
             HostMessage::PowerOff => self.power_off(),
             HostMessage::Sync => self.sync(),
             HostMessage::Settle => self.settle(),
+            HostMessage::Provision { time_unix_ns, entropy } => {
+                self.provision(time_unix_ns, &entropy)
+            }
             HostMessage::Inspect => vec![self.condition()],
             HostMessage::GrowRoot { disk_bytes } => self.grow_root(disk_bytes),
             HostMessage::Listeners { ports } => {
@@ -390,6 +405,7 @@ impl Agent {
         }
         self.settle_if_all_is_there();
         let mut answers: Vec<_> = reached.map(|stage| self.record(stage)).into_iter().collect();
+        answers.extend(self.open_if_all_is_there());
         if milestone == Milestone::Root {
             answers.extend(self.missing_modules());
         }
@@ -504,7 +520,8 @@ impl Agent {
         Vec::new()
     }
 
-    fn settle_if_all_is_there(&mut self) {
+    /// Returns `true` once the guest's boot is over.
+    fn has_booted(&self) -> bool {
         let all = [
             Milestone::Root,
             Milestone::Network,
@@ -512,7 +529,11 @@ impl Agent {
             Milestone::Ssh,
             Milestone::Services,
         ];
-        if !self.is_to_settle || !all.iter().all(|milestone| self.milestones.contains(milestone)) {
+        all.iter().all(|milestone| self.milestones.contains(milestone))
+    }
+
+    fn settle_if_all_is_there(&mut self) {
+        if !self.is_to_settle || !self.has_booted() {
             return;
         }
         self.is_to_settle = false;
@@ -523,11 +544,39 @@ impl Agent {
         });
     }
 
+    /// Begins to let programs run in a guest that has no personality, nor will get one. The SSH
+    /// server accepts no key.
+    fn provision(&mut self, time_unix_ns: u64, entropy: &Secret) -> Vec<GuestMessage> {
+        if self.identity.is_some() {
+            return vec![failed(AgentTask::Provision, "this VM already has a personality")];
+        }
+        if let Err(error) = personality::wake(&self.random, time_unix_ns, entropy) {
+            return vec![failed(AgentTask::Provision, error)];
+        }
+        self.clock_set.send_replace(clock::since_boot_ns());
+        self.provisioning = Some(Provisioning::Booting);
+        self.open_if_all_is_there().into_iter().collect()
+    }
+
+    fn open_if_all_is_there(&mut self) -> Option<GuestMessage> {
+        if self.provisioning != Some(Provisioning::Booting) || !self.has_booted() {
+            return None;
+        }
+        self.provisioning = Some(Provisioning::Open);
+        self.streams.send_replace(true);
+        Some(GuestMessage::Provisionable)
+    }
+
     fn power_off(&mut self) -> Vec<GuestMessage> {
         if !std::mem::replace(&mut self.powering_off, true) {
             let (kernel_fs, events) = (Arc::clone(&self.kernel_fs), self.events.clone());
+            let is_layer = self.provisioning.is_some();
             tokio::task::spawn_blocking(move || {
-                if let Err(error) = power::power_off(&kernel_fs) {
+                let ended = match is_layer {
+                    true => power::power_off_without_secrets(&kernel_fs),
+                    false => power::power_off(&kernel_fs),
+                };
+                if let Err(error) = ended {
                     events.failed(AgentTask::PowerOff, error);
                 }
             });

@@ -4,7 +4,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use castra_wire::Personality;
+use castra_wire::{Personality, Secret};
 use rustix::fs::OFlags;
 use rustix::ioctl::{NoArg, Opcode, Setter, opcode};
 
@@ -65,12 +65,21 @@ pub(crate) fn apply(
     if !is_machine_id(&machine_id) {
         return Err(PersonalityError::MachineId(machine_id));
     }
-    add_entropy(random, personality.entropy.expose())
-        .map_err(refused("add entropy to the kernel"))?;
-    adjust::set_clock(personality.time_unix_ns).map_err(refused("set the clock"))?;
+    wake(random, personality.time_unix_ns, &personality.entropy)?;
     set_hostname(&hostname).map_err(refused("set the host name"))?;
     server.take_keys(Keys { host_key, authorized: authorized_keys })?;
     Ok(Identity { hostname, machine_id })
+}
+
+/// Gives the kernel random bytes and the time, without which no program may run.
+pub(crate) fn wake(
+    random: &Random,
+    time_unix_ns: u64,
+    entropy: &Secret,
+) -> Result<(), PersonalityError> {
+    let refused = |step| move |source| PersonalityError::Kernel { step, source };
+    add_entropy(random, entropy.expose()).map_err(refused("add entropy to the kernel"))?;
+    adjust::set_clock(time_unix_ns).map_err(refused("set the clock"))
 }
 
 /// Sets the host name of the running kernel.

@@ -17,6 +17,7 @@ use rustix::system::{RebootCommand, reboot};
 
 use crate::kernel_fs::KernelFs;
 use crate::process::image_program;
+use crate::secrets;
 use crate::services::{is_openrc, is_systemd};
 
 /// Time limit for the service manager to stop its services.
@@ -35,6 +36,27 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Shuts down and powers off. Returns only if even that failed.
 pub(crate) fn power_off(kernel_fs: &KernelFs) -> io::Result<()> {
+    stop_services();
+    end(kernel_fs)
+}
+
+/// Powers off a guest whose disk other VMs will be based on, without the secrets and identities
+/// that its services have made or would leave behind when they stop.
+pub(crate) fn power_off_without_secrets(kernel_fs: &KernelFs) -> io::Result<()> {
+    secrets::forget(kernel_fs);
+    if is_systemd() {
+        // When it stops, it writes a seed for the next boot, and systemd's own shutdown leaves no
+        // time after that.
+        let _ = run(image_program("systemctl", &["stop", "systemd-random-seed.service"]));
+        secrets::forget_files();
+    }
+    stop_services();
+    secrets::forget_files();
+    end(kernel_fs)
+}
+
+/// Has the image's service manager stop its services. systemd then ends the guest itself.
+fn stop_services() {
     if is_systemd() {
         // systemd then ends every process but this one, and switches off.
         if run(image_program("systemctl", &["poweroff"])) {
@@ -44,6 +66,10 @@ pub(crate) fn power_off(kernel_fs: &KernelFs) -> io::Result<()> {
         // A child in the agent's own session: OpenRC's `killprocs` spares the session it runs in.
         let _ = run(image_program("openrc", &["shutdown"]));
     }
+}
+
+/// Does the rest of an init's work. Returns only if that failed.
+fn end(kernel_fs: &KernelFs) -> io::Result<()> {
     end_all_processes(kernel_fs);
     rustix::fs::sync();
     mount_all_read_only(kernel_fs);

@@ -84,8 +84,13 @@ pub(crate) fn forget(kernel_fs: &KernelFs) -> bool {
     if had_sshd {
         manage_sshd("stop");
     }
-    forget_below(Path::new("/"));
+    forget_files();
     had_sshd
+}
+
+/// Removes everything that no two VMs may share, of services that do not run.
+pub(crate) fn forget_files() {
+    forget_below(Path::new("/"));
 }
 
 /// Creates missing host keys of the image's sshd, and starts it if it is to run. Creating keys

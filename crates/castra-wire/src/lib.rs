@@ -22,6 +22,8 @@
 //!  │ ◄────────────────────── listeners    │
 //!  │ settle ────────────────────────────► │  (for a template, and only without a personality)
 //!  │ ◄─────────────────────── settled     │
+//!  │ provision ─────────────────────────► │  (for a layer, and only without a personality)
+//!  │ ◄───────────────── provisionable     │
 //!  │ inspect ───────────────────────────► │
 //!  │ ◄──────── inspected {time, network}  │
 //!  │ grow-root ─────────────────────────► │  (its disk has been resized)
@@ -197,6 +199,7 @@ mod tests {
             HostMessage::PowerOff,
             HostMessage::Sync,
             HostMessage::Settle,
+            HostMessage::Provision { time_unix_ns: 1, entropy: Secret::new(vec![1; 64]) },
             HostMessage::Inspect,
             HostMessage::Listeners { ports },
         ] {

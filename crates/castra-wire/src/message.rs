@@ -50,6 +50,15 @@ pub enum HostMessage {
     /// Brings the guest to rest so that it can be saved as a template: once everything but the
     /// personality is in place, drops caches that can be read again.
     Settle,
+    /// Lets programs run in a guest that is to become a layer of a disk, and never a VM: once all
+    /// services are up, without a personality and closed to SSH. Such a guest removes what no two
+    /// VMs may share before it powers off.
+    Provision {
+        /// The host's wall clock, nanoseconds since the Unix epoch.
+        time_unix_ns: u64,
+        /// Fresh random bytes for the guest's kernel.
+        entropy: Secret,
+    },
     /// Asks for the condition of the guest. An agent that predates this message fails with
     /// [`AgentTask::Protocol`].
     Inspect,
@@ -71,6 +80,7 @@ impl HostMessage {
             Self::Sync => "sync",
             Self::Listeners { .. } => "listeners",
             Self::Settle => "settle",
+            Self::Provision { .. } => "provision",
             Self::GrowRoot { .. } => "grow-root",
             Self::Inspect => "inspect",
         }
@@ -203,6 +213,8 @@ pub enum GuestMessage {
     },
     /// Answer to [`HostMessage::Settle`], sent as soon as the guest is at rest.
     Settled,
+    /// Answer to [`HostMessage::Provision`], sent as soon as programs can run.
+    Provisionable,
     /// Answer to [`HostMessage::Inspect`].
     Inspected(Condition),
     /// Answer to [`HostMessage::GrowRoot`].
@@ -238,6 +250,7 @@ impl GuestMessage {
             Self::Synced => "synced",
             Self::Listeners { .. } => "listeners",
             Self::Settled => "settled",
+            Self::Provisionable => "provisionable",
             Self::Inspected(_) => "inspected",
             Self::RootGrown(_) => "root-grown",
             Self::Notice { .. } => "notice",
@@ -321,6 +334,8 @@ pub enum AgentTask {
     PowerOff,
     /// Carrying out [`HostMessage::Settle`].
     Settle,
+    /// Carrying out [`HostMessage::Provision`].
+    Provision,
     /// Following the boot of the guest's own init.
     FollowBoot,
     /// Parsing a message from the host.

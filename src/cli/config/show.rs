@@ -75,6 +75,8 @@ struct VmShown {
     auto_forwards: Setting<bool>,
     /// Directories of this machine that the VM sees.
     mounts: Setting<Vec<Mount>>,
+    /// Steps that prepare the disk, each as one short line.
+    provision: Setting<Vec<String>>,
     /// Proxies in the environment of commands.
     proxy: Setting<Proxy>,
     /// Warnings about the VM.
@@ -220,6 +222,11 @@ fn show_vm(
             line("port_forwards").filter(|_| definition.auto_forwards),
             "default",
         ),
+        provision: Setting::new(
+            definition.provision.iter().map(ToString::to_string).collect(),
+            line("provision"),
+            "default",
+        ),
         mounts: Setting::new(
             definition.mounts.iter().map(|declared| declared.mount.clone()).collect(),
             line("mounts"),
@@ -353,6 +360,7 @@ fn text(shown: &ConfigShown) -> String {
             row("overlay", vm.overlay.value.display().to_string(), &vm.overlay.why),
             row("ports", ports(vm), &vm.port_forwards.why),
             row("mounts", mounts(&vm.mounts.value), &vm.mounts.why),
+            row("provision", steps(&vm.provision.value), &vm.provision.why),
             row("proxy", vm.proxy.value.name().to_owned(), &vm.proxy.why),
         ];
         let title =
@@ -364,6 +372,14 @@ fn text(shown: &ConfigShown) -> String {
 
 fn row(key: &str, value: String, why: &str) -> [String; 3] {
     [format!("  {key}"), value, format!("({why})")]
+}
+
+/// Formats steps: `apk add nginx, copy site to /var/www`.
+fn steps(steps: &[String]) -> String {
+    if steps.is_empty() {
+        return "none".to_owned();
+    }
+    steps.join(", ")
 }
 
 /// Formats mounts: `/home/ada/shop → /src, /home/ada/data → /data (read-only)`.

@@ -9,13 +9,14 @@ mod lives;
 use castra_engine::failpoint::Point;
 
 /// Groups of points, by the tests that kill at each of them.
-const TRIED: [(&str, &[&[Point]]); 4] = [
+const TRIED: [(&str, &[&[Point]]); 5] = [
     ("tests/faults/kill/lives.rs", &[Point::BOOT, Point::DOWN]),
     (
         "tests/it/images/kills.rs",
         &[Point::DOWNLOAD, Point::COLLECT, Point::TRANSFORM, Point::PUBLISH],
     ),
     ("tests/vm/kill/", &[Point::OVERLAY, Point::BAKE, Point::RESTORE]),
+    ("tests/vm/provision.rs", &[Point::STEP]),
     ("tests/vm/suspend.rs", &[Point::SUSPEND, Point::RESUME, Point::CLONE]),
 ];
 

@@ -166,6 +166,7 @@ fn default_project(
         port_forwards: Vec::new(),
         auto_forwards: false,
         mounts: Vec::new(),
+        provision: Vec::new(),
         proxy: Proxy::None,
     };
     Ok(ProjectConfig {

@@ -17,6 +17,7 @@ use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
 use super::defaults;
+use super::provision::{MAX_COMMAND_BYTES, MAX_STEPS};
 use super::validate::size::format_size;
 use crate::layout::{MAX_VM_NAME_BYTES, STATE_DIRECTORY};
 use crate::qemu::options::{Board, Switch};
@@ -90,6 +91,13 @@ const FILE: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f/]$";
 const TEXT_OR_FILE: &str = r"\n|^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f/]$";
 /// An absolute path that is not `/`.
 const GUEST_PATH: &str = r"^/[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f/]/*$";
+/// Lines with something in them.
+const COMMAND: &str =
+    r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x08\x0b-\x1f\x7f-\x9f]*$";
+/// A path below the file's directory.
+const PROJECT_FILE: &str = r"^(?![/~]|\.castra(/|$)|(.*/)?\.\.(/|$))[^\x00-\x1f\x7f-\x9f]+$";
+/// An absolute path without `..`.
+const DESTINATION: &str = r"^/(?!(.*/)?\.\.(/|$))[^\x00-\x1f\x7f-\x9f]*$";
 const NAME: &str = r"^[A-Za-z0-9][A-Za-z0-9._-]*$";
 const NAME_AND_VERSION: &str = r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$";
 const PROJECT_NAME: &str = r"^[^\x00-\x1f\x7f-\x9f/\\\s.-][^\x00-\x1f\x7f-\x9f/\\]*$";
@@ -190,6 +198,10 @@ struct Vm {
     port_forwards: Option<PortForwards>,
     /// Directories of this machine that the VM sees.
     mounts: Option<Vec<Mount>>,
+    /// Steps that prepare the VM's disk, as root, each once for all VMs that have it and those
+    /// before it.
+    #[schemars(length(max = MAX_STEPS))]
+    provision: Option<Vec<ProvisionStep>>,
     /// Proxies in the environment of the VM's commands: with `host`, those of castra's environment,
     /// without users and passwords.
     #[schemars(extend("default" = "none"))]
@@ -289,6 +301,41 @@ struct Mount {
     /// Programs in the VM that watch files are notified of changes that this machine makes.
     #[schemars(extend("default" = true))]
     notify: Option<bool>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum ProvisionStep {
+    /// Lines for the VM's `/bin/sh`.
+    Run(#[schemars(length(max = MAX_COMMAND_BYTES), extend("pattern" = COMMAND))] String),
+    Script(ScriptStep),
+    Copy(CopyStep),
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct ScriptStep {
+    /// A script of the project's, relative to this file.
+    #[schemars(extend("pattern" = PROJECT_FILE))]
+    script: String,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct CopyStep {
+    /// A file or directory of the project's that is copied into the VM.
+    copy: Copied,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Copied {
+    /// The file or directory, relative to this file.
+    #[schemars(extend("pattern" = PROJECT_FILE))]
+    from: String,
+    /// Path in the VM. A directory that exists there keeps its other files.
+    #[schemars(extend("pattern" = DESTINATION))]
+    to: String,
 }
 
 #[derive(JsonSchema)]

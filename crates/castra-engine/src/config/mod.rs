@@ -22,6 +22,7 @@ mod load;
 mod machine;
 mod out_of_bounds;
 mod project;
+mod provision;
 mod schema;
 mod state_link;
 mod template;
@@ -44,6 +45,7 @@ pub use project::{
     BaseImageSource, BootProfile, DeclaredMount, Firmware, ImageVersion, ManagedImageSelection,
     MountOrigin, PortForward, ProjectConfig, Proxy, VmDefinition,
 };
+pub use provision::{ProjectPath, ProvisionStep};
 pub use template::{TemplateBase, template};
 pub use validate::name::is_vm_name;
 pub use validate::size::{SizeError, format_size, parse_disk, parse_memory};

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Diagnostics;
 use super::bounds::{Bounds, DiskPath};
 use super::cloud_init::CloudInit;
+use super::provision::ProvisionStep;
 use crate::guest::Mount;
 use crate::layout::LOCK_FILE;
 use crate::managed::{Catalog, ManagedDiskKind, ManagedImageSpec};
@@ -94,6 +95,8 @@ pub struct VmDefinition {
     pub auto_forwards: bool,
     /// Directories of the host that the VM sees.
     pub mounts: Vec<DeclaredMount>,
+    /// Steps that prepare the disk on which the VM's own is based.
+    pub provision: Vec<ProvisionStep>,
     /// Proxies that commands in the VM use.
     pub proxy: Proxy,
 }

@@ -53,8 +53,9 @@ fn templates(binary: Option<&QemuBinary>, context: &RuntimeContext) -> Vec<Findi
     let directory = context.cache.templates();
     let found = template::list(&directory);
     let mut findings = Vec::new();
-    let uses: Vec<Use> =
-        found.iter().map(|manifest| template::use_of(&directory, manifest, binary)).collect();
+    let steps = template::list_steps(&context.cache.steps());
+    let use_of = |manifest| template::use_of(&directory, manifest, &steps, binary);
+    let uses: Vec<Use> = found.iter().map(use_of).collect();
     let count = |wanted: Use| uses.iter().filter(|one| **one == wanted).count();
     let ready = count(Use::Ready);
     if ready > 0 {

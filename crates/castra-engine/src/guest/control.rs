@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use castra_wire::{
     Condition, DecodeError, Envelope, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES,
-    PROTOCOL_VERSION, Personality, RootGrowth, ServicePort, Session,
+    PROTOCOL_VERSION, Personality, RootGrowth, Secret, ServicePort, Session,
 };
 
 use crate::cancel::{Cancel, Interrupted};
@@ -210,6 +210,15 @@ impl ControlPort {
         self.send(HostMessage::Settle)
     }
 
+    /// Asks a guest without a personality to let programs run. The answer is
+    /// [`GuestMessage::Provisionable`], once its boot is over.
+    ///
+    /// # Errors
+    /// As for [`ControlPort::personalise`].
+    pub fn provision(&mut self, time_unix_ns: u64, entropy: Secret) -> Result<(), ControlError> {
+        self.send(HostMessage::Provision { time_unix_ns, entropy })
+    }
+
     /// Asks for the guest's condition. The answer is [`GuestMessage::Inspected`]; an agent that
     /// predates this query reports a failure of [`castra_wire::AgentTask::Protocol`].
     ///
@@ -383,6 +392,7 @@ fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
         | GuestMessage::RootMounted { .. }
         | GuestMessage::Personalised
         | GuestMessage::Settled
+        | GuestMessage::Provisionable
         | GuestMessage::Synced
         | GuestMessage::Listeners { .. }
         | GuestMessage::RootGrown(RootGrowth::Done { left_to_do: None, .. })

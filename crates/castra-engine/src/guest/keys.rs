@@ -100,6 +100,14 @@ pub fn server_pin(layout: &VmLayout) -> Result<Pin, KeyError> {
 }
 
 impl VmKeys {
+    /// Creates keys of which no file is written, for a guest that lets no key in.
+    ///
+    /// # Errors
+    /// [`KeyError::Generate`].
+    pub fn unsaved() -> Result<Self, KeyError> {
+        Ok(Self { host: Arc::new(generate("")?), client: Arc::new(generate("")?) })
+    }
+
     /// Reads a VM's keys; creates those that do not exist. The caller holds the VM's lock.
     ///
     /// # Errors

@@ -114,7 +114,7 @@ pub(super) fn clear_leftovers(
 }
 
 /// Removes an unfinished template, its QEMU first.
-fn clear(work: &TemplateLayout) -> Result<(), TemplateError> {
+pub(super) fn clear(work: &TemplateLayout) -> Result<(), TemplateError> {
     if let Some(qemu) = running_qemu(&work.pidfile()) {
         qemu.kill()?;
         qemu.wait(END_LIMIT);
@@ -141,7 +141,8 @@ fn make(
     shim::install(&request.spec.boot, work)?;
     files::create_private(&work.disk()).map_err(file_error("create", &work.disk()))?;
     create_overlay(&work.disk(), request.backing_file, disk_bytes)?;
-    let spec = machine(request, work)?;
+    let memory = Memory::Written(work.memory());
+    let spec = machine_in(work, request.spec, request.base_disk, memory, request.network)?;
     make_memory_file(&work.memory(), spec.memory_mib)?;
     let started = Instant::now();
     let launch_it = Launch {
@@ -172,15 +173,21 @@ fn make(
     publish(request, key, templates, work, boot)
 }
 
-/// Returns the VM's machine with the template's files instead of the VM's, without forwarded ports,
-/// and with the network of the request.
-fn machine(request: &BakeRequest<'_>, work: &TemplateLayout) -> Result<MachineSpec, TemplateError> {
-    let mut spec = request.spec.clone();
-    spec.memory = Memory::Written(work.memory());
+/// Returns the VM's machine with files in this directory instead of the VM's, with a disk there
+/// that is based on another one, and without forwarded ports.
+pub(super) fn machine_in(
+    work: &TemplateLayout,
+    spec: &MachineSpec,
+    base_disk: &Path,
+    memory: Memory,
+    network: Network,
+) -> Result<MachineSpec, TemplateError> {
+    let mut spec = spec.clone();
+    spec.memory = memory;
     // Its header names the base as seen from a project.
-    spec.disk = Disk::open(request.base_disk)?.under(work.disk());
+    spec.disk = Disk::open(base_disk)?.under(work.disk());
     spec.forwards = Vec::new();
-    spec.network = request.network;
+    spec.network = network;
     spec.pidfile = work.pidfile();
     spec.console_log = work.console_log();
     if let Boot::Kernel { kernel, initramfs, .. } = &mut spec.boot {
@@ -344,7 +351,7 @@ fn publish(
     }
 }
 
-fn make_final(path: &Path, mode: u32) -> Result<(), TemplateError> {
+pub(super) fn make_final(path: &Path, mode: u32) -> Result<(), TemplateError> {
     let finished = File::open(path).and_then(|file| {
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.sync_all()
@@ -352,7 +359,7 @@ fn make_final(path: &Path, mode: u32) -> Result<(), TemplateError> {
     finished.map_err(file_error("write", path))
 }
 
-fn sync(directory: &Path) -> Result<(), TemplateError> {
+pub(super) fn sync(directory: &Path) -> Result<(), TemplateError> {
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(file_error("write", directory))

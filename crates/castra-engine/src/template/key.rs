@@ -79,6 +79,9 @@ pub struct Ingredients {
     /// Set if it has booted the kernel of its disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     own_kernel: Option<OwnKernel>,
+    /// SHA-256 of the layer of the last step, if its disk was provisioned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provisioned: Option<String>,
 }
 
 impl Ingredients {
@@ -93,6 +96,13 @@ impl Ingredients {
     #[must_use]
     pub fn with_own_kernel(self, kernel: OwnKernel) -> Self {
         Self { own_kernel: Some(kernel), ..self }
+    }
+
+    /// Returns these ingredients for a disk that steps have prepared. The layer names those below
+    /// it by their digests, too.
+    #[must_use]
+    pub fn with_provisioned(self, layer_sha256: Option<String>) -> Self {
+        Self { provisioned: layer_sha256, ..self }
     }
 
     /// Returns the ingredients of a template for this machine, based on any disk.
@@ -124,6 +134,7 @@ impl Ingredients {
             announcement: spec.announcement,
             command_line,
             own_kernel: None,
+            provisioned: None,
         }
     }
 
@@ -185,6 +196,7 @@ pub(super) mod tests {
             announcement: Announcement::Made,
             command_line: Some("console=ttyS0".parse().expect("a line")),
             own_kernel: None,
+            provisioned: None,
         }
     }
 
@@ -209,6 +221,8 @@ pub(super) mod tests {
             Ingredients { stream_ports: StreamPortCount::OF_AGENT, ..sample() },
             Ingredients { announcement: Announcement::Omitted, ..sample() },
             Ingredients { command_line: Some("quiet".parse().expect("a line")), ..sample() },
+            sample().with_provisioned(Some("c0ffee".into())),
+            sample().with_provisioned(Some("decaf".into())),
             own("a", "1", "../../../a.qcow2"),
             own("b", "1", "../../../a.qcow2"),
             own("a", "2", "../../../a.qcow2"),

@@ -25,6 +25,7 @@ mod manifest;
 mod memory;
 mod prune;
 mod shim;
+mod step;
 mod store;
 
 pub use bake::{BakeRequest, bake};
@@ -33,4 +34,8 @@ pub use error::TemplateError;
 pub use key::{Ingredients, OwnKernel};
 pub use manifest::{TemplateFile, TemplateManifest};
 pub use prune::{Use, prune, recognise, use_of};
+pub use step::{
+    Foundation, StepIngredients, StepLayer, StepMachine, StepManifest, StepRequest, list_steps,
+    make_step, prune_steps, recognise_step, use_of_step,
+};
 pub use store::{Refusal, Template, discard, list, refusal, refuse};

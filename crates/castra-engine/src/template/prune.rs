@@ -11,6 +11,7 @@ use super::bake::clear_leftovers;
 use super::damage::Damage;
 use super::error::TemplateError;
 use super::manifest::TemplateManifest;
+use super::step::{StepManifest, list_steps};
 use super::store::{Template, discard, list};
 
 /// Usability of a template.
@@ -33,13 +34,22 @@ impl Use {
     }
 }
 
-/// Determines whether this castra can use a template with this QEMU.
+/// Determines whether this castra can use a template with this QEMU. `steps` are the layers of
+/// provisioned disks.
 pub fn use_of(
     templates: &TemplatesLayout,
     manifest: &TemplateManifest,
+    steps: &[StepManifest],
     qemu: Option<&QemuBinary>,
 ) -> Use {
-    if !manifest.ingredients.is_of_this_castra()
+    // A layer that is made again is another file.
+    let has_layer = manifest
+        .ingredients
+        .provisioned
+        .as_ref()
+        .is_none_or(|sha256| steps.iter().any(|layer| layer.disk.sha256 == *sha256));
+    if !has_layer
+        || !manifest.ingredients.is_of_this_castra()
         || qemu.is_some_and(|qemu| qemu.identity != manifest.ingredients.qemu)
     {
         return Use::Outdated;
@@ -65,7 +75,8 @@ pub fn prune(
     cancel: &Cancel,
 ) -> Result<Vec<TemplateManifest>, TemplateError> {
     let templates = cache.templates();
-    let is_to_go = |manifest: &TemplateManifest| match use_of(&templates, manifest, qemu) {
+    let steps = list_steps(&cache.steps());
+    let is_to_go = |manifest: &TemplateManifest| match use_of(&templates, manifest, &steps, qemu) {
         _ if all => Ok(true),
         // Hashing copies records the result, which a dry run must not do.
         Use::Copied if !dry_run => Ok(recognise(cache, &manifest.key, cancel)?.is_err()),
@@ -84,7 +95,7 @@ pub fn prune(
     for manifest in going {
         let _lock = lock(cache, &manifest.key, cancel)?;
         // Another castra may have rebuilt it while it held the lock.
-        if all || use_of(&templates, &manifest, qemu) != Use::Ready {
+        if all || use_of(&templates, &manifest, &steps, qemu) != Use::Ready {
             discard(&templates, &manifest.key)?;
             gone.push(manifest);
         }
@@ -120,7 +131,7 @@ fn remove_leftovers(
     Ok(())
 }
 
-fn is_key(name: &str) -> bool {
+pub(super) fn is_key(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 

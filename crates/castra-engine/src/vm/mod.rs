@@ -112,8 +112,8 @@ pub use disk::ensure_vm_image;
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::{
     AccessError, Attempt, CloneError, CompanionError, FileAction, MountError, NoLogin, PortError,
-    Predecessor, StartError, StateError, StopError, SuspendError, ThrowawayError, VmDiskError,
-    VmError, VmIoError,
+    Predecessor, ProvisionError, StartError, StateError, StopError, SuspendError, ThrowawayError,
+    VmDiskError, VmError, VmIoError,
 };
 pub use full_disk::FullDisk;
 pub use inspect::{
@@ -131,9 +131,9 @@ pub use port::{
 pub use project::ProjectRef;
 pub use record::{
     AutoForwards, BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer,
-    Home, KernelRecord, LayerRecord, MachineRecord, MissingModules, NativeRecord, Progress, Record,
-    RecordError, RecordedMachine, SshServer, StartKind, SuspendRecord, VmState, recorded_vm,
-    sentence_of_copy,
+    Home, KernelRecord, LayerRecord, MachineRecord, MissingModules, NativeRecord, Progress,
+    ProvisionRecord, Record, RecordError, RecordedMachine, SshServer, StartKind, SuspendRecord,
+    VmState, recorded_vm, sentence_of_copy,
 };
 pub use resize::{GrownRoot, Resized, resize};
 pub use restart::restart;

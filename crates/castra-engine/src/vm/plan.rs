@@ -157,6 +157,7 @@ fn definition_of_clone(record: &Record, config: &ProjectConfig) -> Option<VmDefi
         port_forwards: Vec::new(),
         auto_forwards: false,
         mounts: Vec::new(),
+        provision: Vec::new(),
         proxy: cloned.proxy,
     })
 }

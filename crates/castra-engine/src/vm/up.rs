@@ -24,7 +24,7 @@ use super::project::ProjectRef;
 use super::record::{Progress, Record, VmState, crash, observe};
 use super::start::{
     UpOptions, UpOutcome, WaitFor, attach, bring_up, cancel_resume, cancel_suspend, copied,
-    discard, is_stalled, predecessor, report_running,
+    discard, is_stalled, predecessor, report_running, warn_of_change,
 };
 use super::suspend::resume;
 
@@ -192,6 +192,7 @@ fn attach_running(
             format!("the definition of VM `{vm}` has changed; `castra restart {vm}` applies it");
         project.report(&Event::Warning { message });
     }
+    warn_of_change(plan, &record, project);
     attach(record, project, options)
 }
 

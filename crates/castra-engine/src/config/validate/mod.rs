@@ -10,6 +10,7 @@ pub(super) mod name;
 pub(super) mod path;
 mod pipeline;
 mod port;
+mod provision;
 pub(super) mod size;
 mod syntax;
 mod url;

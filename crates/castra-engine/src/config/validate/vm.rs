@@ -17,7 +17,7 @@ use super::base::{self, Base};
 use super::image::{Images, read_option};
 use super::port::{self, SpannedForward};
 use super::size::{self, MIB, format_size};
-use super::{Scope, cloud_init, mount, name, path};
+use super::{Scope, cloud_init, mount, name, path, provision};
 use crate::layout::ProjectLayout;
 use crate::managed::ArtifactSource;
 use crate::qemu::CpuModel;
@@ -188,6 +188,9 @@ pub(super) fn read_vm(
     };
     let mounts = fields.array(MOUNTS, problems).unwrap_or_default();
     let mounts = mount::read(mounts, MOUNTS, &title, scope, problems);
+    let has_cloud_init = cloud_init.is_some();
+    let provision =
+        provision::read(&mut fields, &title, boot_profile, has_cloud_init, scope, problems);
     let proxy = fields.word(PROXY, &PROXIES, problems).map(|proxy| *proxy.get_ref());
     let span = fields.span();
     fields.warn_unknown(problems);
@@ -211,6 +214,7 @@ pub(super) fn read_vm(
         port_forwards,
         auto_forwards,
         mounts,
+        provision,
         proxy: proxy.unwrap_or_default(),
     };
     Some(VmDraft { vm, span, name_span, base_span, overlay_span, forwards })

@@ -107,6 +107,7 @@ pub(in crate::vm) fn look_at_own_disk(
 }
 
 /// A base image that is present.
+#[derive(Clone)]
 pub(in crate::vm) struct Base {
     /// Path of its disk.
     pub(in crate::vm) disk: PathBuf,

@@ -1,23 +1,35 @@
-//! Layer of a warm template between a VM's own disk and its image's.
+//! Layers between a VM's own disk and its image's: that of a warm template, and those of steps.
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::files::{self, Stamp, create_private_directory, share};
-use crate::layout::ProjectLayout;
-use crate::template::{self, Template, TemplateError};
+use crate::layout::{ProjectLayout, ROOTFS};
+use crate::template::{self, Template, TemplateError, TemplateFile};
 use crate::vm::error::{VmDiskError, VmError};
 use crate::vm::plan::VmPlan;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{LayerRecord, Record};
+
+use super::{Base, base_from_layer};
 
 /// Brings a template's disk into the project, as a link if possible.
 pub(in crate::vm) fn bring(
     template: &Template,
     project: ProjectRef<'_>,
 ) -> Result<LayerRecord, TemplateError> {
-    let (key, file) = (template.manifest.key.clone(), &template.manifest.disk);
+    let (manifest, disk) = (&template.manifest, template.layout.disk());
+    bring_file(&manifest.key, &manifest.disk, &disk, project)
+}
+
+/// Brings the disk of a template or of a step into the project, as a link if possible.
+pub(in crate::vm) fn bring_file(
+    key: &str,
+    file: &TemplateFile,
+    disk: &Path,
+    project: ProjectRef<'_>,
+) -> Result<LayerRecord, TemplateError> {
     let path = project.layout.layer(&file.sha256);
     let directory = path.parent().unwrap_or(Path::new("/"));
     let failed = |action| {
@@ -34,11 +46,31 @@ pub(in crate::vm) fn bring(
             stamp
         }
         _ => {
-            share(&template.layout.disk(), &path, &file.sha256, project.cancel())?;
+            share(disk, &path, &file.sha256, project.cancel())?;
             stamp_of().map_err(failed("look at"))?
         }
     };
-    Ok(LayerRecord { key, sha256: file.sha256.clone(), stamp })
+    Ok(LayerRecord { key: key.to_owned(), sha256: file.sha256.clone(), stamp })
+}
+
+/// Returns the path of a layer as seen from another one's directory in the project.
+pub(in crate::vm) fn seen_from_layer(sha256: &str) -> PathBuf {
+    // All layers are in the same place, whatever their names.
+    let layout = ProjectLayout::unchecked("/".into());
+    let layer = layout.layer(sha256);
+    layer
+        .strip_prefix(layout.templates().root())
+        .map_or(layer.clone(), |below| Path::new("..").join(below))
+}
+
+/// Returns the path of the base image as seen from a layer's directory in the project.
+pub(in crate::vm) fn base_seen_from_layer(base: &Base, layout: &ProjectLayout) -> PathBuf {
+    match &base.image {
+        Some((spec, _)) => {
+            PathBuf::from("../../images").join(&spec.id).join(&spec.version).join(ROOTFS)
+        }
+        None => base_from_layer(&base.disk, layout),
+    }
 }
 
 /// Returns the SHA-256 that a layer of this project should have, if this is the path of one.
@@ -56,8 +88,10 @@ pub(in crate::vm) fn check(
     project: ProjectRef<'_>,
 ) -> Result<(), VmError> {
     let (vm, path) = (&plan.definition.name, project.layout.layer(sha256));
-    let layer =
-        recorded.and_then(|record| record.layer.as_mut()).filter(|layer| layer.sha256 == sha256);
+    let layer = recorded.and_then(|record| {
+        let steps = record.provisioned.iter_mut().flat_map(|made| &mut made.layers);
+        record.layer.iter_mut().chain(steps).find(|layer| layer.sha256 == sha256)
+    });
     let metadata = match fs::symlink_metadata(&path) {
         Ok(metadata) => metadata,
         Err(_) if comes_back(layer.as_deref(), project) => return Ok(()),
@@ -84,6 +118,13 @@ pub(in crate::vm) fn check(
 
 fn comes_back(layer: Option<&LayerRecord>, project: ProjectRef<'_>) -> bool {
     let Some(layer) = layer else { return false };
+    let cache = &project.context.cache;
+    let step = template::recognise_step(cache, &layer.key, project.cancel()).ok();
+    let step = step.and_then(|opened| opened.ok().flatten());
+    if let Some(step) = step.filter(|step| step.manifest.disk.sha256 == layer.sha256) {
+        let disk = step.layout.disk();
+        return bring_file(&layer.key, &step.manifest.disk, &disk, project).is_ok();
+    }
     let template = template::recognise(&project.context.cache, &layer.key, project.cancel()).ok();
     let template = template.and_then(|opened| opened.ok().flatten());
     let same = template.filter(|template| template.manifest.disk.sha256 == layer.sha256);

@@ -26,7 +26,7 @@ use crate::trusted;
 use super::error::{FileAction, VmDiskError, VmError, VmIoError};
 use super::plan::VmPlan;
 use super::project::ProjectRef;
-use super::record::{DiskStamp, LayerRecord, Record, place};
+use super::record::{DiskStamp, LayerRecord, ProvisionRecord, Record, place};
 
 pub use base::ensure_vm_image;
 pub(super) use base::{Base, Image, check_boot_code, confirm, ensure_base, look_at_own_disk};
@@ -44,8 +44,8 @@ pub(super) struct ResolvedVmArtifacts {
 }
 
 /// Ensures that the VM has its disk, and writes the record of a new one. An existing disk is never
-/// replaced; a new one is based on `new_layer` if there is one, otherwise on the base image itself,
-/// which the caller has checked.
+/// replaced; a new one is based on `new_layer` if there is one, otherwise on the layers of its steps
+/// or on the base image itself, which the caller has checked.
 ///
 /// # Errors
 /// Returns errors of qemu-img, [`VmDiskError::BaseMissing`], [`VmDiskError::BaseChanged`],
@@ -54,6 +54,7 @@ pub(super) fn ensure_vm_assets(
     plan: &VmPlan,
     mut recorded: Option<Record>,
     base: Base,
+    provisioned: Option<ProvisionRecord>,
     new_layer: Option<LayerRecord>,
     project: ProjectRef<'_>,
 ) -> Result<(ResolvedVmArtifacts, Record), VmError> {
@@ -69,11 +70,13 @@ pub(super) fn ensure_vm_assets(
         record
     } else {
         announce(plan, &base, project.context);
-        let foundation = new_layer.as_ref().map(|layer| project.layout.layer(&layer.sha256));
+        let layer = new_layer.as_ref().or(provisioned.as_ref().and_then(ProvisionRecord::top));
+        let foundation = layer.map(|layer| project.layout.layer(&layer.sha256));
         create(plan, foundation.as_ref().unwrap_or(&base.disk), project)?;
         forget_system(&project.files(vm));
         let mut record = Record::new(project.layout, vm, overlay, base.record.clone());
         record.layer = new_layer;
+        record.provisioned = provisioned;
         // Like its keys, which still exist.
         record.ssh_port = recorded.and_then(|recorded| recorded.ssh_port);
         record
@@ -126,7 +129,7 @@ pub(super) fn check_overlay(
         check_frozen(plan, &found, recorded.as_deref_mut(), project.context)?;
         found = backing_of(&found)?;
     }
-    if let Some(sha256) = layer::sha256_in(&found, project.layout) {
+    while let Some(sha256) = layer::sha256_in(&found, project.layout) {
         layer::check(plan, &sha256, recorded.as_deref_mut(), project)?;
         found = backing_of(&found)?;
     }

@@ -8,6 +8,7 @@
 //! | `mount`, `companion` | directories of the host in its guest, and the process behind them |
 //! | `access` | reaching its guest: agent, sockets, console |
 //! | `suspend`, `clone`, `stop` | suspending and resuming, cloning, stopping |
+//! | `provision` | steps that prepare its disk |
 //! | `disk` | its disk, base image and layers |
 //! | `io` | the operating system |
 //! | `throwaway` | a VM for one command, any of the others |
@@ -19,6 +20,7 @@ mod disk;
 mod io;
 mod mount;
 mod port;
+mod provision;
 mod start;
 mod state;
 mod stop;
@@ -46,6 +48,7 @@ pub use disk::VmDiskError;
 pub use io::{FileAction, VmIoError};
 pub use mount::MountError;
 pub use port::PortError;
+pub use provision::ProvisionError;
 pub use start::{NoLogin, Predecessor, StartError};
 pub use state::StateError;
 pub use stop::StopError;
@@ -73,6 +76,9 @@ pub enum VmError {
     /// The process that serves the VM's mounts cannot be used.
     #[error(transparent)]
     Companion(#[from] CompanionError),
+    /// The VM's disk could not be prepared.
+    #[error(transparent)]
+    Provision(Box<ProvisionError>),
     /// The guest cannot be reached.
     #[error(transparent)]
     Access(#[from] AccessError),
@@ -135,6 +141,12 @@ impl From<ImageError> for VmError {
     }
 }
 
+impl From<ProvisionError> for VmError {
+    fn from(error: ProvisionError) -> Self {
+        Self::Provision(Box::new(error))
+    }
+}
+
 impl From<TemplateError> for VmError {
     fn from(error: TemplateError) -> Self {
         Self::Template(Box::new(error))
@@ -163,6 +175,7 @@ impl VmError {
             Self::Port(error) => error,
             Self::Mount(error) => error,
             Self::Companion(error) => error,
+            Self::Provision(error) => error.as_ref(),
             Self::Access(error) => error,
             Self::Suspend(error) => error,
             Self::Clone(error) => error,

@@ -52,3 +52,19 @@ pub struct LayerRecord {
     /// Stamp of the project's copy when it was known to be intact.
     pub stamp: Stamp,
 }
+
+/// Layers of the steps that a VM's disk was prepared by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProvisionRecord {
+    /// Digest of all steps, with what they have read.
+    pub digest: String,
+    /// Their layers, the lowest first.
+    pub layers: Vec<LayerRecord>,
+}
+
+impl ProvisionRecord {
+    /// Returns the layer of the last step.
+    pub(in crate::vm) fn top(&self) -> Option<&LayerRecord> {
+        self.layers.last()
+    }
+}

@@ -8,6 +8,7 @@ use crate::guest::{LiveForward, MAX_ADDED_FORWARDS, Mount};
 use crate::layout::{ProjectLayout, is_frozen_layer};
 
 use super::Record;
+use super::base::LayerRecord;
 use super::boot::BootRecord;
 use super::kernel::KernelRecord;
 use super::place;
@@ -38,9 +39,11 @@ pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Re
             return Err(format!("`{}` is not a layer beside its disk", layer.name.display()));
         }
     }
-    if let Some(layer) = &record.layer
-        && (layer.sha256.len() != SHA256_DIGITS || !is_hex(&layer.sha256) || !is_hex(&layer.key))
-    {
+    let steps = record.provisioned.iter().flat_map(|made| &made.layers);
+    let is_layer = |layer: &LayerRecord| {
+        layer.sha256.len() == SHA256_DIGITS && is_hex(&layer.sha256) && is_hex(&layer.key)
+    };
+    if !record.layer.iter().chain(steps).all(is_layer) {
         return Err("it names no layer of a template".into());
     }
     if let Some(port) = record.ssh_port.filter(|port| *port < FIRST_FREE_PORT) {

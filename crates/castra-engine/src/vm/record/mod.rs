@@ -32,7 +32,7 @@ use crate::qemu::running_qemu;
 use crate::report::Event;
 use crate::trusted;
 
-pub use base::{BaseKind, BaseRecord, LayerRecord};
+pub use base::{BaseKind, BaseRecord, LayerRecord, ProvisionRecord};
 pub use boot::{AutoForwards, BootRecord, MachineRecord, RecordedMachine, StartKind};
 pub use clone::{CloneRecord, FrozenLayer};
 pub use error::RecordError;
@@ -64,6 +64,9 @@ pub struct Record {
     /// The warm template's disk in between, if there is one.
     #[serde(default)]
     pub layer: Option<LayerRecord>,
+    /// The layers of its steps, if its disk was provisioned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provisioned: Option<ProvisionRecord>,
     /// Progress of the last operation.
     pub progress: Progress,
     /// The last boot.
@@ -123,6 +126,7 @@ impl Record {
             overlay: place::stored(overlay, layout),
             base,
             layer: None,
+            provisioned: None,
             progress: Progress::Stopped,
             boot: None,
             suspended: None,

@@ -13,6 +13,7 @@ mod machine;
 mod options;
 pub(super) mod ports;
 pub(super) mod predecessor;
+mod provision;
 mod request;
 mod session;
 mod warm;
@@ -30,7 +31,7 @@ use super::kernel::{self, Boots, Choice};
 use super::mounts;
 use super::plan::{BasePlan, VmPlan};
 use super::project::ProjectRef;
-use super::record::Record;
+use super::record::{ProvisionRecord, Record};
 use super::timeline::{Phase, Stopwatch};
 
 pub(super) use account::record_timeline;
@@ -41,10 +42,12 @@ pub(super) use login::{finish_login, set_clock};
 pub(super) use machine::{machine, tcg_cpu};
 pub use options::{UpOptions, UpOutcome, WaitFor};
 pub use ports::{SYSTEM_SSH_PORT, check_port, port_owner};
+pub(super) use provision::warn_of_change;
 pub(super) use request::{BootRequest, boot_record, host_of};
 pub(super) use session::record_times;
 
 use boot::{accelerator, named_accelerator, start};
+use provision::Provisioning;
 use warm::Warming;
 
 /// Brings up a VM that does not run, with its record if there is one: QEMU's program, host ports,
@@ -67,6 +70,7 @@ pub(super) fn bring_up(
     let mounts = &mounts::of_start(&plan.definition, project, options.lifetime)?;
     if let Some(record) = &recorded {
         check_recorded(plan, record, project.layout)?;
+        warn_of_change(plan, record, project);
     }
     let (definition, context) = (&plan.definition, project.context);
     let is_new = !definition.overlay.exists();
@@ -87,11 +91,27 @@ pub(super) fn bring_up(
     let limit = options.boot_limit;
     stopwatch.begin(Phase::Accelerator);
     let choice = accelerator(plan, base.image.as_ref(), binary, project)?;
+    let mut made = None;
+    if let Some(Choice { boots, .. }) = &first
+        && !definition.provision.is_empty()
+    {
+        stopwatch.begin(Phase::Template);
+        let (base, choice, network) = (&base, &choice, options.network);
+        let steps = Provisioning { plan, base, boots, binary, choice, project, network, limit };
+        let provisioned = steps.layers()?;
+        if let Some(top) = provisioned.top() {
+            // A step may have installed a kernel.
+            let disk = project.layout.layer(&top.sha256);
+            first = Some(kernel::of_new_disk(definition, base.image.as_ref(), &disk, context)?);
+        }
+        made = Some(provisioned);
+    }
     let warm = match &first {
         Some(Choice { boots, .. }) if is_warm_wanted(boots, options) => {
             stopwatch.begin(Phase::Template);
             let (base, choice) = (&base, &choice);
-            Warming { plan, base, boots, binary, choice, project, limit }.template()?
+            let provisioned = made.as_ref().and_then(ProvisionRecord::top);
+            Warming { plan, base, provisioned, boots, binary, choice, project, limit }.template()?
         }
         _ => None,
     };
@@ -100,7 +120,7 @@ pub(super) fn bring_up(
         base = confirm(base, project)?;
     }
     let layer = warm.as_ref().map(|warm| warm.layer.clone());
-    let (artifacts, record) = ensure_vm_assets(plan, recorded, base, layer, project)?;
+    let (artifacts, record) = ensure_vm_assets(plan, recorded, base, made, layer, project)?;
     let image = artifacts.image.as_ref();
     let Choice { boots, previous } = match first.filter(|_| artifacts.is_new) {
         Some(first) => first,

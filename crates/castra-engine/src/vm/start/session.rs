@@ -224,6 +224,7 @@ impl BootSession<'_> {
             GuestMessage::RootMounted { .. }
             | GuestMessage::Personalised
             | GuestMessage::Settled
+            | GuestMessage::Provisionable
             | GuestMessage::Inspected(_)
             | GuestMessage::Synced
             | GuestMessage::Listeners { .. }
@@ -276,6 +277,7 @@ fn task_name(task: AgentTask) -> &'static str {
         AgentTask::Relay => "relay a forwarded port",
         AgentTask::PowerOff => "shut the guest down",
         AgentTask::Settle => "settle",
+        AgentTask::Provision => "let programs run",
         AgentTask::FollowBoot => "finish the boot",
         AgentTask::Protocol => "understand castra",
     }

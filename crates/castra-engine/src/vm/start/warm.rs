@@ -9,14 +9,14 @@ use std::time::Duration;
 use castra_wire::GuestMessage;
 
 use crate::files::Lock;
-use crate::layout::{CacheLayout, ROOTFS, TemplatesLayout};
+use crate::layout::{CacheLayout, TemplatesLayout};
 use crate::managed::{ImageManager, Manifest};
 use crate::qemu::{AcceleratorChoice, MachineSpec, Network, Qcow2Header, QemuBinary};
 use crate::report::{Event, ImageLabel};
 use crate::sanitize::sanitize_text;
 use crate::template::{self, BakeRequest, Damage, Ingredients, OwnKernel, Template, TemplateError};
 use crate::vm::diagnosis::Words;
-use crate::vm::disk::{Base, base_from_layer, layer};
+use crate::vm::disk::{Base, layer};
 use crate::vm::kernel::Boots;
 use crate::vm::plan::VmPlan;
 use crate::vm::project::ProjectRef;
@@ -41,6 +41,8 @@ pub(in crate::vm) struct Warm {
 pub(in crate::vm) struct Warming<'a> {
     pub(in crate::vm) plan: &'a VmPlan,
     pub(in crate::vm) base: &'a Base,
+    /// Layer of the VM's last step, if its disk is provisioned.
+    pub(in crate::vm) provisioned: Option<&'a LayerRecord>,
     pub(in crate::vm) boots: &'a Boots,
     pub(in crate::vm) binary: &'a QemuBinary,
     pub(in crate::vm) choice: &'a AcceleratorChoice,
@@ -91,15 +93,20 @@ impl Warming<'_> {
 
     fn ingredients(&self) -> Option<Ingredients> {
         // A disk smaller than the image's gets the image's size.
-        let base = Qcow2Header::read(&self.base.disk).ok()?.virtual_bytes;
+        let base = Qcow2Header::read(&self.foundation()).ok()?.virtual_bytes;
         let disk_bytes = self.plan.definition.disk_bytes.max(base);
         let ingredients = match &self.base.image {
             Some((_, paths)) => {
                 let manifest = Manifest::load(&paths.directory).ok()?;
                 Ingredients::of(&self.spec(), &manifest, disk_bytes, self.binary)
             }
-            None => Ingredients::of_disk(&self.spec(), self.label()?, disk_bytes, self.binary),
+            None => {
+                let label = image_label(self.base);
+                Ingredients::of_disk(&self.spec(), label, disk_bytes, self.binary)
+            }
         };
+        let layer = self.provisioned.map(|layer| layer.sha256.clone());
+        let ingredients = ingredients.with_provisioned(layer);
         let Some(kernel) = self.boots.record() else { return Some(ingredients) };
         let seed = self.boots.seed().map(|seed| format!("seed {}", seed.digest()));
         Some(ingredients.with_own_kernel(OwnKernel {
@@ -109,21 +116,17 @@ impl Warming<'_> {
         }))
     }
 
-    /// Returns a label for the user's own disk, which has no name but its file's.
-    fn label(&self) -> Option<ImageLabel> {
-        let id = sanitize_text(&self.base.disk.file_name()?.to_string_lossy());
-        let version = self.base.record.content.get(..LABEL_DIGITS)?.to_owned();
-        Some(ImageLabel { id, version })
+    /// Returns the disk that the template is based on.
+    fn foundation(&self) -> PathBuf {
+        let layer = self.provisioned.map(|layer| self.project.layout.layer(&layer.sha256));
+        layer.unwrap_or_else(|| self.base.disk.clone())
     }
 
-    /// Returns the path of the base image as seen from the template's directory in a project.
+    /// Returns its path as seen from the template's directory in a project.
     fn backing_file(&self) -> PathBuf {
-        match &self.base.image {
-            Some((spec, _)) => {
-                PathBuf::from("../../images").join(&spec.id).join(&spec.version).join(ROOTFS)
-            }
-            // All those directories are in the same place, whatever their names.
-            None => base_from_layer(&self.base.disk, self.project.layout),
+        match self.provisioned {
+            Some(layer) => layer::seen_from_layer(&layer.sha256),
+            None => layer::base_seen_from_layer(self.base, self.project.layout),
         }
     }
 
@@ -209,7 +212,7 @@ impl Warming<'_> {
             ingredients: ingredients.clone(),
             spec: &self.spec(),
             provide_kernel: &|work| self.boots.provide_template(work),
-            base_disk: &self.base.disk,
+            base_disk: &self.foundation(),
             backing_file: &self.backing_file(),
             binary: self.binary,
             cache,
@@ -236,6 +239,16 @@ impl Warming<'_> {
     fn warn(&self, message: String) {
         self.report(Event::Warning { message });
     }
+}
+
+/// Returns the label of an image. The user's own disk has no name but its file's.
+pub(in crate::vm) fn image_label(base: &Base) -> ImageLabel {
+    if let Some((spec, _)) = &base.image {
+        return spec.label();
+    }
+    let name = base.disk.file_name().unwrap_or_default().to_string_lossy();
+    let version = base.record.content.get(..LABEL_DIGITS).unwrap_or_default().to_owned();
+    ImageLabel { id: sanitize_text(&name), version }
 }
 
 /// Removes a template that could not be restored, and keeps it from being made again for a while.

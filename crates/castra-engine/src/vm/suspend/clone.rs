@@ -126,6 +126,7 @@ impl Cloning<'_> {
         let mut made =
             Record::new(self.project.layout, self.new, self.overlay, source.base.clone());
         made.layer.clone_from(&source.layer);
+        made.provisioned.clone_from(&source.provisioned);
         made.progress = Progress::Cloning;
         made.cloned = Some(CloneRecord {
             of: source.name.clone(),

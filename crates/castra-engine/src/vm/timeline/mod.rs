@@ -30,7 +30,7 @@ pub enum Phase {
     Image,
     /// The accelerator is chosen; left out if the choice was known.
     Accelerator,
-    /// The warm template is found, or made by a boot of its own.
+    /// The layers of its steps and the warm template are found, or made by boots of their own.
     Template,
     /// The VM's disk, its keys and its initramfs are created or checked.
     Overlay,

@@ -9,6 +9,7 @@ use crate::managed::{ArtifactRole, ArtifactSource, Compression, ManagedDiskKind,
 use crate::sockets::Protocol;
 
 use super::*;
+use crate::config::ProvisionStep;
 
 #[test]
 fn a_minimal_file_gets_every_default() {
@@ -245,4 +246,28 @@ fn data_for_cloud_init() {
         other => panic!("{other:?}"),
     });
     assert_eq!(paths, [Ok("cloud/user.yaml".into()), Ok("net.yaml".into())]);
+}
+
+#[test]
+fn steps_name_files_of_the_project() {
+    let steps = r#"provision = [
+        "apk add nginx\n\ttrue",
+        { script = "./setup/run.sh" },
+        { copy = { from = ".", to = "/srv/app/" } },
+        { copy = { from = "..config", to = "/" } },
+    ]"#;
+    let project = project(&vm(steps));
+    let path = |below: &str| crate::config::ProjectPath {
+        root: "/project".into(),
+        below: below.into(),
+        state_root: "/project/.castra".into(),
+    };
+    let copy = |from, to: &str| ProvisionStep::Copy { from: path(from), to: to.to_owned() };
+    let expected = [
+        ProvisionStep::Run("apk add nginx\n\ttrue".to_owned()),
+        ProvisionStep::Script(path("setup/run.sh")),
+        copy("", "/srv/app/"),
+        copy("..config", "/"),
+    ];
+    assert_eq!(project.vms[0].provision, expected);
 }

@@ -58,6 +58,8 @@ const BEYOND_SCHEMA: &[(&str, &[usize])] = &[
     ("same_host_port", &[0]),
     ("same_name", &[0, 1]),
     ("state_directories", &[1, 2, 3]),
+    ("steps", &[6]),
+    ("steps_without_an_agent", &[0, 1]),
     ("unknown_images", &[0, 1, 2, 3]),
     ("versions", &[2]),
 ];

@@ -625,3 +625,34 @@ fn refused_data_for_cloud_init() {
     let document = "[[vms]]\nname = \"dev\"\nbase_image = \"a.qcow2\"\ncloud_init = @";
     assert_refusals("data_for_cloud_init", &each(document, &values));
 }
+
+#[test]
+fn refused_steps() {
+    let too_many = format!("[{}]", "\"true\", ".repeat(33));
+    let values = [
+        "\"apk add nginx\"",
+        "[7]",
+        r#"[" "]"#,
+        r#"["a\u0000b"]"#,
+        "[{}]",
+        r#"[{ script = "a.sh", copy = { from = "a", to = "/a" } }]"#,
+        r#"[{ script = "." }]"#,
+        r#"[{ script = "../a.sh" }]"#,
+        r#"[{ script = "/etc/passwd" }]"#,
+        r#"[{ script = "~/a.sh" }]"#,
+        r#"[{ script = ".castra/vms/dev/client_key" }]"#,
+        r#"[{ copy = { from = "a/../../b", to = "/b" } }]"#,
+        r#"[{ copy = { from = "a" } }]"#,
+        r#"[{ copy = { from = "a", to = "srv" } }]"#,
+        r#"[{ copy = { from = "a", to = "/srv/../etc" } }]"#,
+        too_many.as_str(),
+    ];
+    assert_refusals("steps", &each(&vm("provision = @"), &values));
+}
+
+#[test]
+fn refused_steps_without_an_agent_or_with_cloud_init() {
+    let lines = ["boot_profile = \"native\"", "cloud_init = { user_data = \"a.yaml\" }"];
+    let document = "[[vms]]\nname = \"dev\"\nbase_image = \"a.qcow2\"\nprovision = [\"true\"]\n@";
+    assert_refusals("steps_without_an_agent", &each(document, &lines));
+}

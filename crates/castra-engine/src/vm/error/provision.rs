@@ -1,0 +1,175 @@
+//! Errors of provisioning: steps that prepare a VM's disk.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::{Explain, Kind, kind_of_io};
+use crate::guest::ssh::SshError;
+
+/// Reason why a VM's disk could not be prepared. No VM and no part of the failed step is left.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvisionError {
+    /// The guest has no agent, which runs the steps.
+    #[error("VM `{vm}` has `provision`, but boots natively, without castra's agent")]
+    NoAgent {
+        /// The VM.
+        vm: String,
+    },
+    /// A file that a step reads cannot be read.
+    #[error("cannot read {}, which a step of VM `{vm}` needs", path.display())]
+    Input {
+        /// The VM.
+        vm: String,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A file is none that can be copied.
+    #[error("a step of VM `{vm}` cannot copy {}: {reason}", path.display())]
+    Unsuitable {
+        /// The VM.
+        vm: String,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        reason: &'static str,
+    },
+    /// A file was changed while it was copied.
+    #[error("{} was changed while a step of VM `{vm}` copied it", path.display())]
+    Changed {
+        /// The VM.
+        vm: String,
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// The step has failed.
+    #[error("step {number} of {of} of VM `{vm}` ({text}) {exit}{}", quoted(output))]
+    Failed {
+        /// The VM.
+        vm: String,
+        /// Number of the step, from 1.
+        number: usize,
+        /// Number of steps.
+        of: usize,
+        /// The step as one short line.
+        text: String,
+        /// Exit of the step, as the end of a sentence.
+        exit: String,
+        /// End of its output.
+        output: String,
+    },
+    /// The guest in which the step was to run did not come up.
+    #[error("the VM for step {number} of {of} of VM `{vm}` ({text}) did not start: {cause}")]
+    NotStarted {
+        /// The VM.
+        vm: String,
+        /// Number of the step, from 1.
+        number: usize,
+        /// Number of steps.
+        of: usize,
+        /// The step as one short line.
+        text: String,
+        /// The reason.
+        cause: String,
+    },
+    /// The guest was lost while the step ran.
+    #[error("the VM was lost in step {number} of {of} of VM `{vm}` ({text})")]
+    Lost {
+        /// The VM.
+        vm: String,
+        /// Number of the step, from 1.
+        number: usize,
+        /// Number of steps.
+        of: usize,
+        /// The step as one short line.
+        text: String,
+        /// The reason.
+        source: SshError,
+    },
+    /// The guest did not shut down after the step.
+    #[error("the VM did not shut down after step {number} of {of} of VM `{vm}` ({text})")]
+    NotStopped {
+        /// The VM.
+        vm: String,
+        /// Number of the step, from 1.
+        number: usize,
+        /// Number of steps.
+        of: usize,
+        /// The step as one short line.
+        text: String,
+    },
+}
+
+/// Returns the end of a step's output, indented below the message.
+fn quoted(output: &str) -> String {
+    match output.is_empty() {
+        true => " without any output".to_owned(),
+        false => output.lines().fold(":".to_owned(), |text, line| format!("{text}\n  {line}")),
+    }
+}
+
+impl Explain for ProvisionError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Input { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Kind::NotFound
+            }
+            Self::Input { source, .. } => kind_of_io(source),
+            Self::NoAgent { .. } | Self::Unsuitable { .. } | Self::Failed { .. } => Kind::Data,
+            Self::Changed { .. } => Kind::Busy,
+            Self::NotStarted { .. } | Self::NotStopped { .. } => Kind::Unavailable,
+            Self::Lost { source, .. } => source.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NoAgent { .. } => {
+                "Remove `provision` from castra.toml, or use a disk with a kernel that castra can \
+                boot."
+            }
+            Self::Input { .. } => "`provision` in castra.toml names it, relative to castra.toml.",
+            Self::Unsuitable { .. } => {
+                "Files, directories and links inside the project can be copied, up to 1 GiB and \
+                100000 of them. `provision` in castra.toml names them."
+            }
+            Self::Changed { .. } => "Try again once nothing writes to it.",
+            Self::Failed { .. } => {
+                "Nothing of this step is kept, and the steps before it are not run again. Correct \
+                it in castra.toml, then: castra up"
+            }
+            Self::Lost { source: SshError::Interrupted, .. } => return None,
+            Self::NotStarted { .. } | Self::Lost { .. } => {
+                "Nothing of this step is kept. `castra doctor` checks QEMU and this machine."
+            }
+            Self::NotStopped { .. } => {
+                "Nothing of this step is kept. A service that the step has started may not stop."
+            }
+        };
+        Some(hint.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_step_shows_the_end_of_its_output() {
+        let failed = |output: &str| {
+            ProvisionError::Failed {
+                vm: "dev".into(),
+                number: 2,
+                of: 3,
+                text: "apk add nginx".into(),
+                exit: "failed with exit code 1".into(),
+                output: output.into(),
+            }
+            .to_string()
+        };
+        let message = "step 2 of 3 of VM `dev` (apk add nginx) failed with exit code 1";
+        assert_eq!(failed(""), format!("{message} without any output"));
+        assert_eq!(failed("one\ntwo\n"), format!("{message}:\n  one\n  two"));
+    }
+}

@@ -1,0 +1,278 @@
+//! Runs a step in its machine: waits for the guest, runs the step's program, shuts the guest down.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Seek as _};
+use std::net::Ipv4Addr;
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use castra_wire::{AgentTask, GuestMessage, Secret};
+
+use crate::config::ProvisionStep;
+use crate::context::RuntimeContext;
+use crate::failpoint::{self, Point};
+use crate::guest::ssh::{
+    Command, GuestExit, Interruption, SshError, Stdin, StreamRequest, Target, stream,
+};
+use crate::guest::{ControlError, ControlPort, HeldPorts, StreamPorts, Streams, VmKeys};
+use crate::host::{random_bytes, unix_time};
+use crate::qemu::{MachineSpec, MachineStatus, end_of_log};
+use crate::report::Event;
+use crate::sanitize::sanitize_text;
+use crate::template::{StepMachine, TemplateError};
+use crate::vm::diagnosis::Words;
+use crate::vm::error::{FileAction, ProvisionError, VmError, VmIoError};
+use crate::vm::monitor::RoomWatch;
+use crate::vm::start::limits::Limits;
+use crate::vm::start::watch::has_given_up;
+use crate::wait::connect_at_once;
+
+use super::inputs::{self, SCRIPT};
+use super::output::{Lines, Tail};
+
+/// User that runs the steps.
+const ROOT: &str = "root";
+
+/// Time for a guest to shut down; its services may take their time.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(240);
+
+/// Interval of checks while waiting for that.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Interval at which the wait for the guest looks at its console.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Unpacks a script from stdin, runs it without input, and removes it whatever it comes to.
+const RUN_SCRIPT: &str = "\
+directory=$(mktemp -d /tmp/castra-step-XXXXXX) || exit
+trap 'rm -rf \"$directory\"' EXIT
+tar -xf - -C \"$directory\" || exit
+\"$directory/$1\" < /dev/null";
+
+/// Unpacks files from stdin in a directory, which is made if it is missing.
+const UNPACK: &str = "mkdir -p -- \"$1\" && exec tar -xpf - -C \"$1\"";
+
+/// A step that is about to run.
+pub(super) struct StepRun<'a> {
+    pub(super) vm: String,
+    pub(super) step: &'a ProvisionStep,
+    /// Number of the step, from 1.
+    pub(super) number: usize,
+    /// Number of steps.
+    pub(super) of: usize,
+    /// Digest of what the step reads, when its layer's key was computed.
+    pub(super) inputs: Option<&'a str>,
+    pub(super) spec: &'a MachineSpec,
+    /// Variables for the step's program.
+    pub(super) environment: Vec<(OsString, OsString)>,
+    /// Time limit of the boot; `None` for one that fits.
+    pub(super) limit: Option<Duration>,
+    pub(super) context: &'a RuntimeContext,
+}
+
+impl StepRun<'_> {
+    /// Runs the step. Returns once the guest has shut down.
+    ///
+    /// # Errors
+    /// [`ProvisionError`], or an interruption.
+    pub(super) fn drive(&self, machine: StepMachine<'_>) -> Result<(), VmError> {
+        let mut port =
+            self.await_guest(&machine).map_err(|error| self.not_started(error, &machine))?;
+        let room = connect_at_once(&machine.sockets.qmp())
+            .ok()
+            .map(|qmp| RoomWatch::start(qmp, machine.files.disk(), self.context.reporter.clone()));
+        failpoint::reach(Point::StepRun);
+        self.run_program(&machine)?;
+        drop(room);
+        port.power_off()?;
+        let deadline = Instant::now() + SHUTDOWN_LIMIT;
+        while machine.process.is_alive() {
+            self.context.cancel.check()?;
+            if Instant::now() > deadline {
+                let (vm, text) = (self.vm.clone(), self.step.to_string());
+                let (number, of) = (self.number, self.of);
+                return Err(ProvisionError::NotStopped { vm, number, of, text }.into());
+            }
+            sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Waits until programs can run. Returns the connection over which the guest has said so.
+    fn await_guest(&self, machine: &StepMachine<'_>) -> Result<ControlPort, TemplateError> {
+        let (accelerator, cpus) = (self.spec.accelerator, self.spec.cpus);
+        let limit = Limits::new(accelerator, cpus, self.limit).ready;
+        let deadline = machine.started + limit;
+        let cancel = &self.context.cancel;
+        let mut port = ControlPort::connect(&machine.sockets.control(), deadline, cancel)?;
+        port.attach()?;
+        let entropy: [u8; 64] = random_bytes().map_err(|source| TemplateError::File {
+            action: "read",
+            path: "/dev/urandom".into(),
+            source,
+        })?;
+        let now = u64::try_from(unix_time().as_nanos()).unwrap_or(0);
+        port.provision(now, Secret::new(entropy.to_vec()))?;
+        loop {
+            let message = match port.next(deadline.min(Instant::now() + LOOK_EVERY)) {
+                Err(ControlError::ReadTimeout)
+                    if MachineStatus::glance(machine.sockets) == Some(MachineStatus::DiskFull) =>
+                {
+                    let directory = machine.files.directory().to_owned();
+                    return Err(TemplateError::DiskFull { directory });
+                }
+                Err(ControlError::ReadTimeout) if Instant::now() < deadline => {
+                    let words =
+                        Words::read(&machine.files.console_log(), &machine.files.qemu_log());
+                    let cause = has_given_up(&self.vm, self.spec.memory_mib, accelerator, &words);
+                    match cause {
+                        Some(cause) => return Err(TemplateError::BootFailed { cause }),
+                        None => continue,
+                    }
+                }
+                Err(ControlError::ReadTimeout) => {
+                    return Err(TemplateError::SettleTimeout { limit_secs: limit.as_secs() });
+                }
+                other => other?,
+            };
+            match message {
+                GuestMessage::Provisionable => return Ok(port),
+                // Steps may do without a network.
+                GuestMessage::Failed { task, reason } if task != AgentTask::Network => {
+                    let task = format!("{task:?}").to_lowercase();
+                    return Err(TemplateError::Guest { task, reason });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn not_started(&self, error: TemplateError, machine: &StepMachine<'_>) -> VmError {
+        let cause = match error {
+            TemplateError::Control(ControlError::Closed) => {
+                let log = end_of_log(&machine.files.qemu_log());
+                format!("QEMU exited {}", sanitize_text(log.trim()))
+            }
+            TemplateError::SettleTimeout { limit_secs } => {
+                format!("its boot was not over after {limit_secs} s")
+            }
+            error @ TemplateError::DiskFull { .. } => return error.into(),
+            error if error.is_interruption() => return error.into(),
+            error => error.to_string(),
+        };
+        let (vm, text) = (self.vm.clone(), self.step.to_string());
+        ProvisionError::NotStarted { vm, number: self.number, of: self.of, text, cause }.into()
+    }
+
+    fn run_program(&self, machine: &StepMachine<'_>) -> Result<(), VmError> {
+        let request = StreamRequest {
+            command: Command::Argv(self.argv()?.into_iter().map(Into::into).collect()),
+            environment: self.environment.clone(),
+            directory: None,
+            stdin: match self.pack(machine.files.directory())? {
+                Some(archive) => Stdin::Descriptor(OwnedFd::from(archive)),
+                None => Stdin::Null,
+            },
+            interruption: Interruption::Cancel,
+        };
+        let (mut lines, mut tail) = ([Lines::default(), Lines::default()], Tail::default());
+        let mut heard = |line: String| {
+            self.context.reporter.report(&Event::ProvisionOutput {
+                vm: self.vm.clone(),
+                step: self.number,
+                line: line.clone(),
+            });
+            tail.push(sanitize_text(&line));
+        };
+        let exit =
+            stream(&self.context.cancel, &self.target(machine)?, request, &mut |from, data| {
+                let of = usize::from(from == crate::guest::ssh::Stream::Stderr);
+                lines[of].take(data, &mut heard);
+                ControlFlow::Continue(())
+            });
+        for of in &mut lines {
+            of.end(&mut heard);
+        }
+        let (vm, text) = (self.vm.clone(), self.step.to_string());
+        let (number, of) = (self.number, self.of);
+        let exit = match exit {
+            Ok(exit) if exit.is_success() => return Ok(()),
+            Ok(GuestExit::Code(code)) => format!("failed with exit code {code}"),
+            Ok(GuestExit::Signal(name)) => format!("was ended by SIG{}", sanitize_text(&name)),
+            Ok(GuestExit::OutputClosed | GuestExit::Interrupted(_)) => "was ended".to_owned(),
+            Err(source) => {
+                self.context.cancel.check()?;
+                return Err(ProvisionError::Lost { vm, number, of, text, source }.into());
+            }
+        };
+        let output = tail.text();
+        Err(ProvisionError::Failed { vm, number, of, text, exit, output }.into())
+    }
+
+    /// Returns the program that runs the step, in the guest.
+    fn argv(&self) -> Result<Vec<String>, VmError> {
+        let shell = |flags: &str, line: &str, argument: &str| {
+            ["/bin/sh", flags, line, "sh", argument].map(str::to_owned).to_vec()
+        };
+        Ok(match self.step {
+            // Ends at the first command that fails.
+            ProvisionStep::Run(command) => {
+                ["/bin/sh", "-ec", command.as_str()].map(str::to_owned).to_vec()
+            }
+            ProvisionStep::Script(_) => shell("-c", RUN_SCRIPT, SCRIPT),
+            ProvisionStep::Copy { from, to } => {
+                let is_directory = inputs::is_directory(from, &self.vm)?;
+                shell("-c", UNPACK, &inputs::directory_of(to, is_directory))
+            }
+        })
+    }
+
+    /// Writes what the step reads to a file without a name. Its bytes must be those that the layer
+    /// is named by.
+    fn pack(&self, directory: &Path) -> Result<Option<File>, VmError> {
+        let Some(expected) = self.inputs else { return Ok(None) };
+        let failed = |source: io::Error| VmIoError::File {
+            action: FileAction::Create,
+            path: directory.to_owned(),
+            source,
+        };
+        let file = tempfile::tempfile_in(directory).map_err(failed)?;
+        let mut builder = tar::Builder::new(file);
+        let packed = inputs::pack(self.step, &self.vm, &mut builder, &self.context.cancel)?;
+        let mut file = builder.into_inner().map_err(failed)?;
+        if packed.as_deref() != Some(expected) {
+            let path = match self.step {
+                ProvisionStep::Script(path) | ProvisionStep::Copy { from: path, .. } => {
+                    path.root.join(&path.below)
+                }
+                ProvisionStep::Run(_) => directory.to_owned(),
+            };
+            return Err(ProvisionError::Changed { vm: self.vm.clone(), path }.into());
+        }
+        file.rewind().map_err(failed)?;
+        Ok(Some(file))
+    }
+
+    /// Returns the way to the guest: its stream ports alone, since its SSH server accepts no key.
+    fn target(&self, machine: &StepMachine<'_>) -> Result<Target, VmError> {
+        let count = self.spec.stream_ports.get();
+        let ports = StreamPorts { sockets: machine.sockets.clone(), count };
+        let failed = |source| {
+            VmError::from(ProvisionError::Lost {
+                vm: self.vm.clone(),
+                number: self.number,
+                of: self.of,
+                text: self.step.to_string(),
+                source: SshError::Local { what: "open a stream port", source },
+            })
+        };
+        let held = HeldPorts::hold(&ports, 1).map_err(failed)?;
+        let nowhere = (Ipv4Addr::LOCALHOST, 0).into();
+        let keys = VmKeys::unsaved()?;
+        Ok(Target { streams: Some(Streams::Held(held)), ..keys.target(nowhere, ROOT) })
+    }
+}
