@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Deref;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Buf as _, Bytes};
 use castra_wire::stream::{Refusal, Window};
@@ -354,12 +355,19 @@ pub async fn relay<T>(
     let (mut from_stream, mut to_stream) = tokio::io::split(stream);
     let (sender, mut received) = mpsc::unbounded_channel();
 
+    // A future that has ended must not be awaited again.
+    let is_written = AtomicBool::new(false);
     let mut copy_in = pin!(async {
-        while let Some(data) = received.recv().await {
-            let data: Received = data;
-            to_stream.write_all(&data).await?;
-        }
-        to_stream.shutdown().await
+        let write = async {
+            while let Some(data) = received.recv().await {
+                let data: Received = data;
+                to_stream.write_all(&data).await?;
+            }
+            to_stream.shutdown().await
+        };
+        let written = write.await;
+        is_written.store(true, Ordering::Relaxed);
+        written
     });
     let copy_out = async {
         let mut buffer = vec![0; PACKET_BYTES as usize];
@@ -377,8 +385,10 @@ pub async fn relay<T>(
         () = until_both_end(&mut copy_in, copy_out) => false,
     };
     if is_closed {
-        // The peer wants no more, but data that it sent before is still in flight.
-        let _ = copy_in.await;
+        // The peer wants no more, but data that it sent before may still be in flight.
+        if !is_written.load(Ordering::Relaxed) {
+            let _ = copy_in.await;
+        }
         return;
     }
     // An error means that the connection is gone, and the channel with it.

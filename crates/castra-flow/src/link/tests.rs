@@ -219,3 +219,63 @@ async fn another_host_replaces_a_session_that_was_cut_off() {
     assert!(input.next().await.is_none(), "half a frame is delivered to no program");
     assert!(matches!(guest_end.await, Ok(End::Lost)));
 }
+
+#[tokio::test]
+async fn a_relay_outlives_no_peer_that_has_sent_everything() {
+    let mut pair = pair();
+    let (output, stdin, input, answers) = open(&mut pair).await;
+    let (stream, mut service) = duplex(1024);
+    let relay = tokio::spawn(crate::relay(input, answers, stream, None));
+    stdin.end_data().await.expect("sends");
+    assert_eq!(service.read(&mut [0]).await.expect("reads"), 0);
+    // The service has not ended its side, as one that answers at length.
+    stdin.close().await.expect("sends");
+    drop(output);
+    timeout(Duration::from_secs(60), relay).await.expect("it ends").expect("without a panic");
+}
+
+/// A stream whose other end has reset it, and which writes nothing.
+struct Reset;
+
+impl AsyncRead for Reset {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::task::Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+    }
+}
+
+impl AsyncWrite for Reset {
+    fn poll_write(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        std::task::Poll::Pending
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::task::Poll::Pending
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::task::Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn a_relay_ends_with_a_stream_that_was_reset() {
+    let mut pair = pair();
+    let (mut output, _stdin, input, answers) = open(&mut pair).await;
+    tokio::spawn(crate::relay(input, answers, Reset, None));
+    let ended = timeout(Duration::from_secs(60), output.next()).await.expect("it ends");
+    assert!(matches!(ended, Some(Message::Closed)), "{ended:?}");
+}
