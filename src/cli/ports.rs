@@ -130,6 +130,10 @@ pub(super) fn run(ports: &PortsArgs, context: &CommandContext) -> Result<ExitCod
     for status in running.iter().filter(|status| is_meant(&status.name)) {
         let project = vm::ProjectRef::new(layout, &context.runtime);
         vm::acknowledge_ports(&status.name, project);
+        for fault in status.companion_faults() {
+            let (fault, way_out) = (fault.in_words(&status.name), fault.way_out(&status.name));
+            context.printer.warning(&format!("{fault}. {way_out}"));
+        }
         if let Some(trouble) = &status.port_trouble {
             let vm = &status.name;
             context.printer.warning(&format!("VM `{vm}`: not all is forwarded: {trouble}"));

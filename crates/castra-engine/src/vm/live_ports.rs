@@ -95,7 +95,7 @@ fn plan_of(boot: &BootRecord) -> PortPlan {
         let declared = boot.port_forwards.iter().filter(is_tcp).map(|forward| forward.guest);
         let skip = own.into_iter().chain(relays.iter().map(|relay| relay.port)).chain(declared);
         let skip = skip.chain(auto.closed.iter().copied()).collect();
-        AutoPlan { skip, last: auto.last.clone() }
+        AutoPlan { skip, avoid: auto.avoid.clone(), last: auto.last.clone() }
     });
     PortPlan { added: boot.added_forwards.clone(), auto }
 }

@@ -33,6 +33,8 @@ pub struct VmPlan {
     pub base: BasePlan,
     /// Warnings about the VM.
     pub warnings: Vec<String>,
+    /// Ports of this machine that other VMs of the project declare.
+    pub ports_of_others: Vec<u16>,
 }
 
 /// Source of a base image.
@@ -174,7 +176,10 @@ fn plan_vm(
     };
     refuse_changed_base(definition, &base, record)?;
     let warnings = warnings(definition, &base);
-    Ok(VmPlan { definition: definition.clone(), base, warnings })
+    let others = config.vms.iter().filter(|other| other.name != definition.name);
+    let ports_of_others =
+        others.flat_map(|other| &other.port_forwards).map(|forward| forward.host).collect();
+    Ok(VmPlan { definition: definition.clone(), base, warnings, ports_of_others })
 }
 
 fn plan_image(

@@ -35,9 +35,11 @@ pub fn add_forwards(
     let boot = record.boot.as_mut().filter(|boot| boot.has_agent());
     let boot = boot.ok_or_else(|| PortError::Native { vm: vm.clone() })?;
     let before = boot.added_forwards.clone();
-    for forward in forwards.iter().filter(|forward| !before.contains(forward)) {
-        check_new(&vm, forward, boot, project)?;
-        boot.added_forwards.push(*forward);
+    for forward in forwards {
+        if !boot.added_forwards.contains(forward) && !is_declared(boot, forward) {
+            check_new(&vm, forward, boot, project)?;
+            boot.added_forwards.push(*forward);
+        }
     }
     let known = forward_all(&vm, boot, project)?;
     let failure = known.ports.iter().find_map(|port| match &port.state {
@@ -66,7 +68,7 @@ pub fn forward_listeners(name: &str, project: ProjectRef<'_>) -> Result<(), VmEr
     let mut record = recorded_vm(Some(&vm), project.layout)?;
     let boot = record.boot.as_mut().filter(|boot| boot.has_agent());
     let boot = boot.ok_or_else(|| PortError::Native { vm: vm.clone() })?;
-    boot.auto_forwards.get_or_insert_default();
+    boot.auto_forwards.get_or_insert_default().closed.clear();
     forward_all(&vm, boot, project)?;
     announce(&vm, boot, project.context);
     record.save(project.layout)?;
@@ -96,12 +98,12 @@ pub fn remove_forwards(
         let is_it = |forward: &LiveForward| {
             forward.host == *host && guest.is_none_or(|guest| guest == forward.guest)
         };
-        let place = boot.added_forwards.iter().position(is_it);
-        let added = place.map(|place| boot.added_forwards.remove(place));
-        if let Some(forward) = added.or_else(|| found.iter().copied().find(is_it)) {
+        if let Some(place) = boot.added_forwards.iter().position(is_it) {
+            removed.push(boot.added_forwards.remove(place));
+        } else if let Some(forward) = found.iter().copied().find(is_it) {
             // Otherwise, it would find itself.
             if let Some(auto) = &mut boot.auto_forwards {
-                auto.closed.push(forward.guest);
+                auto.closed.insert(forward.guest);
             }
             removed.push(forward);
         } else if boot.port_forwards.iter().any(|declared| declared.host == *host) {
@@ -113,6 +115,12 @@ pub fn remove_forwards(
     forward_all(&vm, boot, project)?;
     record.save(project.layout)?;
     Ok(removed)
+}
+
+/// Returns `true` if castra.toml has declared a forward when the VM was started.
+fn is_declared(boot: &BootRecord, forward: &LiveForward) -> bool {
+    let LiveForward { host, guest } = *forward;
+    boot.port_forwards.contains(&PortForward { host, guest, protocol: Protocol::Tcp })
 }
 
 /// Checks that a VM can have another forward.

@@ -89,7 +89,7 @@ mod tests {
             Order::List,
             Order::Forward(PortPlan {
                 added: vec![FORWARD],
-                auto: Some(AutoPlan { skip: vec![22], last: vec![FORWARD] }),
+                auto: Some(AutoPlan { skip: vec![22], avoid: vec![80], last: vec![FORWARD] }),
             }),
             Order::Ports { is_announced: true },
         ] {

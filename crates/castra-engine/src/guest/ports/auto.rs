@@ -40,6 +40,8 @@ const MAX_REMEMBERED: usize = 1024;
 pub(super) struct Auto {
     /// Ports of the guest that are not forwarded.
     skip: BTreeSet<u16>,
+    /// Ports of this machine that are left free.
+    avoid: BTreeSet<u16>,
     /// Open ports of this machine, by the guest's port.
     open: BTreeMap<u16, (u16, Listening)>,
     remembered: BTreeMap<u16, Remembered>,
@@ -108,6 +110,7 @@ impl Auto {
         }
         self.close(|guest| skip.contains(&guest)).await;
         self.skip = skip;
+        self.avoid = plan.avoid.iter().copied().collect();
     }
 
     /// Closes the forwards of some ports of the guest.
@@ -124,7 +127,8 @@ impl Auto {
     async fn adopt(&mut self, report: &ListenerReport, ways: &Ways) {
         let ports = report.ports.iter().copied();
         let wanted: BTreeSet<u16> = ports.filter(|port| !self.skip.contains(port)).collect();
-        self.close(|guest| !wanted.contains(&guest)).await;
+        // What is missing in a report that is cut may listen all the same.
+        self.close(|guest| !report.is_cut && !wanted.contains(&guest)).await;
         let too_many = || Some(format!("no more than {MAX_AUTO_FORWARDS} ports are forwarded"));
         self.trouble = if report.is_cut { too_many() } else { None };
         for guest in wanted {
@@ -136,7 +140,8 @@ impl Auto {
                 break;
             }
             let last = self.remembered.get(&guest).map(|remembered| remembered.host);
-            let opened = candidates(guest, last).find_map(|host| ways.listen(host, guest).ok());
+            let mut hosts = candidates(guest, last).filter(|host| !self.avoid.contains(host));
+            let opened = hosts.find_map(|host| ways.listen(host, guest).ok());
             let Some((host, listening)) = opened else {
                 self.trouble = Some(format!("no port is free for port {guest}"));
                 continue;
@@ -247,7 +252,7 @@ mod tests {
         let listed = auto.list(true);
         assert!(listed[0].forward.host != port && listed[0].is_new, "{listed:?}");
         // What the user has added or closed is left alone.
-        let plan = AutoPlan { skip: vec![port], last: Vec::new() };
+        let plan = AutoPlan { skip: vec![port], ..AutoPlan::default() };
         auto.plan(&plan, &[]).await;
         assert_eq!(auto.list(true), []);
         auto.adopt(&report([port]), &ways).await;
@@ -272,11 +277,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_report_that_is_cut_closes_nothing() {
+        let (mut auto, ways) = (Auto::default(), ways());
+        let port = free_ports(1);
+        auto.adopt(&report([port]), &ways).await;
+        let open = auto.list(false);
+        auto.adopt(&ListenerReport { ports: Vec::new(), is_cut: true }, &ways).await;
+        assert_eq!(auto.list(false), open);
+        auto.adopt(&report([]), &ways).await;
+        assert_eq!(auto.list(false), []);
+    }
+
+    #[tokio::test]
+    async fn ports_that_others_declare_are_left_free() {
+        let (mut auto, ways) = (Auto::default(), ways());
+        let port = free_ports(2);
+        auto.plan(&AutoPlan { avoid: vec![port], ..AutoPlan::default() }, &[]).await;
+        auto.adopt(&report([port]), &ways).await;
+        assert_ne!(auto.list(false)[0].forward.host, port);
+    }
+
+    #[tokio::test]
     async fn a_resumed_vm_gets_its_ports_again() {
         let (mut auto, ways) = (Auto::default(), ways());
         let port = free_ports(1);
         let last = LiveForward { host: port, guest: 80 };
-        auto.plan(&AutoPlan { skip: Vec::new(), last: vec![last] }, &[]).await;
+        auto.plan(&AutoPlan { last: vec![last], ..AutoPlan::default() }, &[]).await;
         auto.adopt(&report([80]), &ways).await;
         assert_eq!(auto.list(false)[0].forward, last);
         assert_eq!(PortPlan::default().auto, None);

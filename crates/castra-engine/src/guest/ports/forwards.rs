@@ -177,17 +177,18 @@ impl Listening {
 }
 
 async fn accept(listener: TcpListener, guest: u16, ways: Ways) {
-    // Fails only if the semaphore is closed, which it never is.
-    while let Ok(permit) = Arc::clone(&ways.connections).acquire_owned().await {
-        match listener.accept().await {
-            Ok((client, _)) => {
-                let ways = ways.clone();
-                tokio::spawn(async move {
-                    connection::serve(client, guest, ways).await;
-                    drop(permit);
-                });
-            }
-            Err(_) => sleep(ACCEPT_PAUSE).await,
-        }
+    loop {
+        let Ok((client, _)) = listener.accept().await else {
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        // Only for a client that is there: a port that waits for one takes none of them. Fails only
+        // if the semaphore is closed, which it never is.
+        let permit = Arc::clone(&ways.connections).acquire_owned().await;
+        let ways = ways.clone();
+        tokio::spawn(async move {
+            connection::serve(client, guest, ways).await;
+            drop(permit);
+        });
     }
 }

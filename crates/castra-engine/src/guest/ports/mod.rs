@@ -94,6 +94,8 @@ pub struct PortPlan {
 pub struct AutoPlan {
     /// Ports of the guest that are not forwarded.
     pub skip: Vec<u16>,
+    /// Ports of this machine that are left free, since other VMs declare them.
+    pub avoid: Vec<u16>,
     /// Ports that led to the guest before, which it gets again if they are free.
     pub last: Vec<LiveForward>,
 }

@@ -1,5 +1,6 @@
 //! One boot of a VM, and the machine that QEMU emulates in it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -101,11 +102,21 @@ pub struct BootRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AutoForwards {
     /// Ports of the guest that the user has closed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub closed: BTreeSet<u16>,
+    /// Ports of this machine that other VMs of the project declare.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub closed: Vec<u16>,
+    pub avoid: Vec<u16>,
     /// Forwards that were open when the VM was suspended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last: Vec<LiveForward>,
+}
+
+impl AutoForwards {
+    /// Returns forwards that leave these ports of this machine free.
+    pub(in crate::vm) fn avoiding(hosts: &[u16]) -> Self {
+        Self { avoid: hosts.to_vec(), ..Self::default() }
+    }
 }
 
 /// The machine of a record, which may come from a stranger.

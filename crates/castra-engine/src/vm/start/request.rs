@@ -80,7 +80,7 @@ pub(in crate::vm) fn boot_record(
         proxy: request.plan.definition.proxy,
         added_forwards: Vec::new(),
         auto_forwards: (request.plan.definition.auto_forwards && request.has_agent())
-            .then(AutoForwards::default),
+            .then(|| AutoForwards::avoiding(&request.plan.ports_of_others)),
         relayed: ssh_port.is_some() && request.has_agent(),
         sockets: sockets.directory().to_owned(),
         home: Home::of(request.project.layout.state_root()),

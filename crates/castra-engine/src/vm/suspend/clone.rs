@@ -235,6 +235,9 @@ impl Cloning<'_> {
         let mut saved = SuspendRecord { disk, disk_sha256, next_disk: None, ..self.saved.clone() };
         // A port of this machine leads to one VM, and these were given to the other one.
         saved.boot.added_forwards.clear();
+        if let Some(auto) = &mut saved.boot.auto_forwards {
+            auto.last.clear();
+        }
         made.suspended = Some(saved);
         made.progress = Progress::Suspended;
         // This one first: while the other says that the clone is incomplete, both are removed

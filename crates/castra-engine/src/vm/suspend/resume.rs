@@ -21,7 +21,9 @@ use crate::vm::error::{SuspendError, VmError};
 use crate::vm::kernel;
 use crate::vm::plan::VmPlan;
 use crate::vm::project::ProjectRef;
-use crate::vm::record::{Progress, Record, RecordedMachine, StartKind, SuspendRecord};
+use crate::vm::record::{
+    AutoForwards, Progress, Record, RecordedMachine, StartKind, SuspendRecord,
+};
 use crate::vm::start::{
     BootRequest, UpOptions, WaitFor, boot_record, cancel_resume, continue_vm, host_of,
     launch_on_free_port, machine, ports, record_timeline, set_clock, tcg_cpu,
@@ -211,8 +213,11 @@ fn load(
         boot.missing_modules.clone_from(&saved.boot.missing_modules);
         boot.relayed = saved.boot.relayed;
         boot.added_forwards.clone_from(&saved.boot.added_forwards);
-        if saved.boot.auto_forwards.is_some() {
-            boot.auto_forwards.clone_from(&saved.boot.auto_forwards);
+        // One of them may be declared by now.
+        boot.added_forwards.retain(|added| declared.iter().all(|one| one.host != added.host));
+        if let Some(auto) = &saved.boot.auto_forwards {
+            let avoid = request.plan.ports_of_others.clone();
+            boot.auto_forwards = Some(AutoForwards { avoid, ..auto.clone() });
         }
         boot.native.clone_from(&saved.boot.native);
         record.progress = Progress::Resuming;
