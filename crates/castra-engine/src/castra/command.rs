@@ -179,7 +179,10 @@ impl Settings {
     }
 
     fn environment_for(&self, target: &Target) -> Vec<(OsString, OsString)> {
-        let is_own = |name: &OsString| self.environment.iter().any(|(own, _)| own == name);
+        // A proxy's variable stands for both of its cases.
+        let is_own = |name: &OsString| {
+            self.environment.iter().any(|(own, _)| own.eq_ignore_ascii_case(name))
+        };
         let of_target = target.environment.iter().filter(|(name, _)| !is_own(name));
         of_target.chain(&self.environment).cloned().collect()
     }

@@ -54,7 +54,10 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn of(url: &'a str) -> Self {
-        let (scheme, rest) = url.split_at(url.find("://").map_or(0, |at| at + 3));
+        // A password may have anything, too.
+        let is_scheme = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let end = url.find("://").filter(|at| is_scheme(&url[..*at]));
+        let (scheme, rest) = url.split_at(end.map_or(0, |at| at + 3));
         // A password may have a slash although it must not.
         let (has_user, rest) =
             rest.rsplit_once('@').map_or((false, rest), |(_, host)| (true, host));
@@ -80,8 +83,12 @@ fn seen_from_guest(url: &str) -> String {
 
 fn is_loopback(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let is_name = bare.eq_ignore_ascii_case("localhost");
-    is_name || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    let is_name = bare.strip_suffix('.').unwrap_or(bare).eq_ignore_ascii_case("localhost");
+    let is_own = |address: IpAddr| {
+        let address = address.to_canonical();
+        address.is_loopback() || address.is_unspecified()
+    };
+    is_name || bare.parse().is_ok_and(is_own)
 }
 
 #[cfg(test)]
@@ -108,6 +115,10 @@ mod tests {
             ("http://ada@localhost", "http://10.0.2.2"),
             ("http://localhost.example:80", "http://localhost.example:80"),
             ("http://ada:p/ss@localhost:80", "http://10.0.2.2:80"),
+            ("user:a://b@host:3128", "host:3128"),
+            ("http://localhost.:3128", "http://10.0.2.2:3128"),
+            ("http://[::ffff:127.0.0.1]:3128", "http://10.0.2.2:3128"),
+            ("0.0.0.0:3128", "10.0.2.2:3128"),
             ("", ""),
             ("]:", "]:"),
         ] {
