@@ -52,10 +52,12 @@ pub(super) fn run(resize: &ResizeArgs, context: &CommandContext) -> Result<ExitC
             let note = "it boots natively, so its own system has to grow the filesystem";
             (String::new(), None, Some(note.to_owned()))
         }
-        GrownRoot::NotGrown(reason) => {
-            let note = format!(
-                "its root filesystem has not grown: {reason}; `castra restart {vm}` grows it"
-            );
+        GrownRoot::NotGrown { reason, is_due } => {
+            let due = match is_due {
+                true => format!("; `castra restart {vm}` grows it"),
+                false => String::new(),
+            };
+            let note = format!("its root filesystem has not grown: {reason}{due}");
             (String::new(), None, Some(note))
         }
     };

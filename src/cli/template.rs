@@ -197,8 +197,8 @@ fn layers(steps: &[StepManifest], context: &CommandContext) -> Vec<Layer> {
 }
 
 /// Returns the name of a use.
-fn state(of: Use) -> &'static str {
-    match of {
+fn state(used: Use) -> &'static str {
+    match used {
         Use::Ready => "ready",
         Use::Outdated => "outdated",
         Use::Copied => "copied",

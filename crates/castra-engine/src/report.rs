@@ -7,8 +7,8 @@
 //!   number of [`Event::Download`]s between [`Event::DownloadStarted`] and
 //!   [`Event::DownloadFinished`]; last [`Event::ImageReady`];
 //! - per VM, with a [`Event::VmPhase`] as each phase ends: image events,
-//!   [`Event::AcceleratorChosen`], for each step of `provision` [`Event::ProvisionStep`] and, unless
-//!   its layer exists, any number of [`Event::ProvisionOutput`] and
+//!   [`Event::AcceleratorChosen`], for each step of `provision` [`Event::ProvisionStep`] and,
+//!   unless its layer exists, any number of [`Event::ProvisionOutput`] and
 //!   [`Event::ProvisionStepDone`]; where a template is wanted [`Event::TemplateVerifying`]?,
 //!   [`Event::TemplateBaking`] with [`Event::VmPhase`]s and [`Event::TemplateBaked`], or
 //!   [`Event::TemplateRefused`]; [`Event::Hashing`] …, [`Event::ReadsOutside`]?,

@@ -83,6 +83,9 @@ pub enum ControlError {
         {PROTOCOL_VERSION}"
     )]
     OtherProtocol(u32),
+    /// The agent predates the request.
+    #[error("the guest agent is of an earlier castra, which started the VM")]
+    TooOld,
     /// A message is too long to be sent.
     #[error("a message of {0} bytes for the guest agent (the limit is {MAX_LINE_BYTES})")]
     TooLong(usize),
@@ -104,7 +107,7 @@ impl Explain for ControlError {
                 Kind::Unavailable
             }
             Self::Io(_) => Kind::Io,
-            Self::Flood | Self::OtherProtocol(_) | Self::TooLong(_) => Kind::Data,
+            Self::Flood | Self::OtherProtocol(_) | Self::TooOld | Self::TooLong(_) => Kind::Data,
             Self::Interrupted(_) => Kind::Interrupted,
         }
     }
@@ -127,6 +130,7 @@ impl Explain for ControlError {
             | Self::Closed
             | Self::Io(_)
             | Self::Flood
+            | Self::TooOld
             | Self::Interrupted(_) => None,
         }
     }

@@ -21,6 +21,11 @@ use super::monitor::{connect, continue_recorded, ensure_not_stopped};
 use super::project::ProjectRef;
 use super::record::{BootRecord, Record, VmState, observe, recorded_vm};
 
+/// Largest size of a disk that is resized. An ext4 that was made for a small disk has an inode for
+/// each 4 KiB, and its number of inodes, of 32 bits, ends at 16 TiB: the filesystem would not grow,
+/// and the disk would not shrink again.
+const MAX_BYTES: u64 = 8 << 40;
+
 /// Time for the guest to grow its filesystem. From 1 to 10 GiB takes 0.3 s on an emulated CPU.
 const GROWTH_LIMIT: Duration = Duration::from_secs(60);
 
@@ -49,8 +54,13 @@ pub enum GrownRoot {
     AtNextStart,
     /// The VM boots natively: its own system may grow the filesystem.
     LeftToSystem,
-    /// The filesystem has not grown, for this reason.
-    NotGrown(String),
+    /// The filesystem has not grown.
+    NotGrown {
+        /// The reason.
+        reason: String,
+        /// Set if the next start of the VM grows it.
+        is_due: bool,
+    },
 }
 
 /// Grows the disk of a VM to this virtual size, and its root filesystem if the VM runs. A disk that
@@ -66,6 +76,10 @@ pub fn resize(
     project: ProjectRef<'_>,
 ) -> Result<Resized, VmError> {
     recorded_vm(Some(vm), project.layout)?;
+    if wanted_bytes > MAX_BYTES {
+        let (wanted, most) = (ByteSize(wanted_bytes), ByteSize(MAX_BYTES));
+        return Err(VmDiskError::TooLarge { vm: vm.to_owned(), wanted, most }.into());
+    }
     let _lock = lock(vm, project)?;
     let mut record = recorded_vm(Some(vm), project.layout)?;
     let (state, qemu) = observe(&record, &project.files(vm));
@@ -125,9 +139,9 @@ fn grow_running(
         Ok(RootGrowth::Done { root_bytes, left_to_do }) => {
             Ok(GrownRoot::Grown { root_bytes, left_to_do })
         }
-        Ok(RootGrowth::Failed { reason }) => Ok(GrownRoot::NotGrown(reason)),
+        Ok(RootGrowth::Failed { reason }) => Ok(GrownRoot::NotGrown { reason, is_due: false }),
         Err(ControlError::Interrupted(interrupted)) => Err(interrupted.into()),
-        Err(error) => Ok(GrownRoot::NotGrown(error.to_string())),
+        Err(error) => Ok(GrownRoot::NotGrown { reason: error.to_string(), is_due: true }),
     }
 }
 
@@ -146,8 +160,7 @@ fn ask_to_grow(
         match port.next(deadline)? {
             GuestMessage::RootGrown(growth) => return Ok(growth),
             GuestMessage::Failed { task: AgentTask::Protocol, .. } => {
-                let reason = "an earlier castra started the VM".to_owned();
-                return Ok(RootGrowth::Failed { reason });
+                return Err(ControlError::TooOld);
             }
             _ => {}
         }

@@ -44,8 +44,8 @@ pub(super) struct ResolvedVmArtifacts {
 }
 
 /// Ensures that the VM has its disk, and writes the record of a new one. An existing disk is never
-/// replaced; a new one is based on `new_layer` if there is one, otherwise on the layers of its steps
-/// or on the base image itself, which the caller has checked.
+/// replaced; a new one is based on `new_layer` if there is one, otherwise on the layers of its
+/// steps or on the base image itself, which the caller has checked.
 ///
 /// # Errors
 /// Returns errors of qemu-img, [`VmDiskError::BaseMissing`], [`VmDiskError::BaseChanged`],

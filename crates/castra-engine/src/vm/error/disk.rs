@@ -177,6 +177,16 @@ pub enum VmDiskError {
         /// Wanted size.
         wanted: ByteSize,
     },
+    /// The wanted size is one that filesystems cannot grow to.
+    #[error("cannot resize the disk of VM `{vm}` to {wanted}: the limit is {most}")]
+    TooLarge {
+        /// The VM.
+        vm: String,
+        /// Wanted size.
+        wanted: ByteSize,
+        /// Largest size.
+        most: ByteSize,
+    },
     /// QEMU has not resized the disk of a running VM.
     #[error("cannot resize the disk of VM `{vm}`")]
     NotResized {
@@ -193,7 +203,7 @@ impl Explain for VmDiskError {
             Self::OutOfBounds { problem, .. } => problem.kind(),
             Self::BaseMissing { .. } | Self::Gone { .. } => Kind::NotFound,
             Self::InUse { .. } => Kind::Busy,
-            Self::Shrinking { .. } => Kind::Usage,
+            Self::Shrinking { .. } | Self::TooLarge { .. } => Kind::Usage,
             Self::NotResized { .. } => Kind::Unavailable,
             Self::ImageChanged { .. }
             | Self::BuildUnknown { .. }
@@ -271,6 +281,9 @@ impl Explain for VmDiskError {
             Self::Shrinking { .. } => {
                 "A disk can only grow: what is at its end would be lost.".into()
             }
+            Self::TooLarge { .. } => "A filesystem cannot grow without end, and a disk cannot \
+                shrink again."
+                .into(),
             Self::NotResized { vm, .. } => format!(
                 "Nothing is lost. With the VM stopped, it works without QEMU: castra down {vm}, \
                 then resize it and `castra up {vm}`."
