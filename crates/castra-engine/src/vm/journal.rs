@@ -70,7 +70,8 @@ struct Journal {
 impl Reporter for Journal {
     fn report(&self, event: &Event) {
         self.inner.report(event);
-        // Steps of images have a log of their own, and progress has no lasting value.
+        // Steps of images have a log of their own, and progress has no lasting value. The output
+        // of a program may be endless; that of a step that fails is in its error.
         let is_worth_it = !matches!(
             event,
             Event::Hashing { .. }
@@ -83,6 +84,7 @@ impl Reporter for Journal {
                 | Event::ImageReady { .. }
                 | Event::Copy { .. }
                 | Event::CopyFinished { .. }
+                | Event::ProvisionOutput { .. }
         );
         if is_worth_it && let Ok(value) = serde_json::to_value(event) {
             self.write(&value);
@@ -129,6 +131,7 @@ mod tests {
 
     fn stop(layout: &ProjectLayout) {
         record("down", ProjectRef::new(layout, &context()), |project| {
+            project.report(&Event::ProvisionOutput { vm: "web".into(), step: 1, line: "y".into() });
             project.report(&Event::VmStopped { vm: "web".into(), was_running: true });
             vec![("db".to_owned(), Err::<(), _>(VmError::from(RecordError::NoneYet)))]
         });
