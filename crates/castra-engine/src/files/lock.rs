@@ -96,6 +96,16 @@ impl Lock {
     ///
     /// # Errors
     /// Returns [`LockError::File`].
+    pub fn try_acquire(path: &Path) -> Result<Option<Self>, LockError> {
+        let file =
+            open(path).map_err(|source| LockError::File { path: path.to_owned(), source })?;
+        Self::try_hold(file, path)
+    }
+
+    /// Takes the lock of an open file if it is free.
+    ///
+    /// # Errors
+    /// Returns [`LockError::File`].
     pub fn try_hold(file: File, path: &Path) -> Result<Option<Self>, LockError> {
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { file })),

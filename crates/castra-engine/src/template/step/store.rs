@@ -123,7 +123,8 @@ pub fn use_of_step(steps: &TemplatesLayout, layer: &StepManifest, all: &[StepMan
 }
 
 /// Removes layers on which no disk can be based any more, or all; with `dry_run`, only lists them.
-/// VMs are unaffected: projects have links of their own.
+/// VMs are unaffected: projects have links of their own. What another castra is making or hashing
+/// stays, since its step may take hours.
 ///
 /// # Errors
 /// A layer cannot be removed, or the user interrupted it.
@@ -151,12 +152,16 @@ pub fn prune_steps(
     if dry_run {
         return Ok(going);
     }
-    for layer in &going {
-        let _lock = lock(cache, &layer.key, cancel)?;
-        discard_step(&steps, &layer.key)?;
+    let mut gone = Vec::new();
+    for layer in going {
+        cancel.check()?;
+        if let Some(_lock) = Lock::try_acquire(&cache.step_lock(&layer.key))? {
+            discard_step(&steps, &layer.key)?;
+            gone.push(layer);
+        }
     }
-    remove_leftovers(cache, &steps, cancel)?;
-    Ok(going)
+    remove_leftovers(cache, &steps)?;
+    Ok(gone)
 }
 
 /// Removes a layer, its manifest first. The caller holds its lock.
@@ -169,18 +174,15 @@ pub(super) fn discard_step(steps: &TemplatesLayout, key: &str) -> Result<(), Tem
 }
 
 /// Removes unfinished layers, and those without a readable manifest.
-fn remove_leftovers(
-    cache: &CacheLayout,
-    steps: &TemplatesLayout,
-    cancel: &Cancel,
-) -> Result<(), TemplateError> {
+fn remove_leftovers(cache: &CacheLayout, steps: &TemplatesLayout) -> Result<(), TemplateError> {
     for entry in files::readable_entries(steps.root()) {
         let Ok(name) = entry.file_name().into_string() else { continue };
         if let Some(key) = TemplatesLayout::key_of_work(&name) {
-            let _lock = lock(cache, key, cancel)?;
-            clear_leftovers(steps, key, None)?;
+            if let Some(_lock) = Lock::try_acquire(&cache.step_lock(key))? {
+                clear_leftovers(steps, key, None)?;
+            }
         } else if is_key(&name) {
-            let _lock = lock(cache, &name, cancel)?;
+            let Some(_lock) = Lock::try_acquire(&cache.step_lock(&name))? else { continue };
             if !matches!(StepManifest::load(&steps.template(&name).step_manifest()), Ok(Some(_))) {
                 discard_step(steps, &name)?;
             }
@@ -315,6 +317,10 @@ mod tests {
         for directory in [work.directory(), bare.directory()] {
             fs::create_dir_all(directory).expect("a directory");
         }
+        let lock = Lock::try_acquire(&cache.step_lock(&key)).expect("opened").expect("free");
+        assert_eq!(pruned(&cache, true), [""; 0]);
+        assert!(work.directory().exists(), "it is being made");
+        drop(lock);
         assert_eq!(pruned(&cache, false), [""; 0]);
         assert!(!work.directory().exists() && !bare.directory().exists());
         assert_eq!(list_steps(&steps).len(), 1);
