@@ -26,7 +26,7 @@ use crate::vm::record::{
 };
 use crate::vm::start::{
     BootRequest, UpOptions, WaitFor, boot_record, cancel_resume, continue_vm, host_of,
-    launch_on_free_port, machine, ports, record_timeline, set_clock, tcg_cpu,
+    launch_on_free_port, machine, ports, record_timeline, set_clock, tcg_cpu, warn_of_change,
 };
 use crate::vm::timeline::{Phase, Stopwatch};
 
@@ -63,6 +63,7 @@ pub(in crate::vm) fn resume(
     let request = BootRequest { plan, image, boots, binary, project, options, mounts, stopwatch };
     project.report(&Event::VmResuming { vm: vm.clone() });
     warn_of_changes(&saved, plan, image, project.context);
+    warn_of_change(plan, &record, project);
     // For a later reboot of the guest: QEMU reads it once, when it starts.
     boots.provide(&project.files(&vm), record.kept_kernel.as_ref(), project.context)?;
     let started = Instant::now();
