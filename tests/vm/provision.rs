@@ -45,6 +45,7 @@ const FIRST: &str = r#""""
 adduser -D web
 head -c 16 /dev/urandom | od -An -tx1 > /etc/made
 echo built by the first step
+cp /bin/busybox /bin/new && mv /bin/new /bin/busybox
 """"#;
 const COPY: &str = r#"{ copy = { from = "app", to = "/srv/app" } }"#;
 const SCRIPT: &str = r#"{ script = "setup.sh" }"#;
@@ -140,6 +141,8 @@ fn a_new_vm_is_restored_with_what_the_steps_have_made_and_started() {
     project.run(&["down", "one", "three"]).ok();
     project.run(&["up", "one"]).ok().says("was made by other steps");
     assert_eq!(output(&project, "one", "cat /root/file"), "mine\n");
+    project.run(&["suspend", "one"]).ok();
+    project.run(&["up", "one"]).ok().says("was made by other steps");
     project.run(&["down"]).ok();
 
     // A project needs no cache, and can be copied.
@@ -180,6 +183,37 @@ fn a_step_that_fails_leaves_nothing_and_shows_its_output() {
     assert_eq!(project.processes(), [""; 0]);
     declare(r#""true""#);
     project.run(&["up", "--cold"]).ok().says("step 1 of 2: true: already done");
+}
+
+/// A disk that was cut off may be whole to look at, and lack what was written last.
+#[test]
+fn a_step_that_ends_its_own_vm_leaves_nothing() {
+    let cache = linked_cache();
+    let project = Project::with_cache(cache.path().to_owned());
+    let agents = "for it in /proc/[0-9]*; do if grep -q ^@castra $it/cmdline; then \
+        kill -9 ${it#/proc/}; fi; done; sleep 1000";
+    let [off, reboot] = ["poweroff", "reboot"].map(|how| {
+        format!("(while [ -d /proc/$$ ]; do :; done; sleep 1; {how} -f) > /dev/null 2>&1 &")
+    });
+    for (step, message) in [
+        (off.as_str(), "did not shut down properly after step 1"),
+        (reboot.as_str(), "did not shut down properly after step 1"),
+        (agents, "was lost in step 1"),
+    ] {
+        project.write(
+            "castra.toml",
+            &format!(
+                "[[vms]]\nname = \"dev\"\nprovision = ['echo made; {step}']\n\
+                 managed_image = {{ name = \"alpine-pypi\", version = \"v1\" }}\n"
+            ),
+        );
+        project.run(&["up"]).code(69).says(message).says("Nothing of this step is kept");
+        let layers = fs::read_dir(cache.path().join("castra/steps")).into_iter().flatten();
+        assert_eq!(layers.count(), 0, "after {step}");
+        assert_eq!(project.processes(), [""; 0]);
+    }
+    let log = fs::read_to_string(project.path().join(".castra/logs/castra.log")).expect("a log");
+    assert!(!log.contains("provision-output") && log.contains("provision-step"), "{log}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::boot::{self, Inspection, NoSystem, System};
 use crate::budget::{Limits, Metered};
+use crate::filesystem;
 use crate::lvm;
 use crate::partition::{self, Table};
 use crate::signature::{Content, recognize};
@@ -30,6 +31,20 @@ pub struct Volume {
     /// UUID of the partition, as in `root=PARTUUID=…`.
     pub(crate) partition_uuid: Option<String>,
     pub(crate) source: Shared,
+}
+
+impl Volume {
+    /// Returns `true` if the volume is an ext3 or ext4 whose journal must be replayed: it was
+    /// mounted for writing when its machine ended. Other filesystems do not record it.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub fn needs_recovery(&self) -> io::Result<bool> {
+        match &self.content {
+            Content::Filesystem(identity) => filesystem::needs_recovery(identity, &self.source),
+            _ => Ok(false),
+        }
+    }
 }
 
 /// Place of a volume on its disk.

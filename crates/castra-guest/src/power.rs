@@ -30,6 +30,9 @@ const SYSTEMD_LIMIT: Duration = Duration::from_secs(120);
 /// Time between asking processes to end and killing them.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Time limit for the kernel to make busy filesystems read-only.
+const READ_ONLY_LIMIT: Duration = Duration::from_secs(10);
+
 /// Interval of checks whether other processes have ended. A check costs an emulated CPU some
 /// milliseconds.
 const POLL: Duration = Duration::from_millis(50);
@@ -119,15 +122,30 @@ fn others_run(kernel_fs: &KernelFs) -> bool {
 
 /// Mounts every filesystem on a block device read-only, the last mounted first.
 fn mount_all_read_only(kernel_fs: &KernelFs) {
-    let mounts = kernel_fs.proc.read("self/mounts").unwrap_or_default();
-    for mount in mounts.lines().rev() {
-        let mut fields = mount.split(' ');
-        let (Some(source), Some(target)) = (fields.next(), fields.next()) else { continue };
-        if source.starts_with("/dev/") {
-            // A busy filesystem stays as it is: everything is written out, and its journal
-            // covers the rest.
-            let _ = mount_remount(target, MountFlags::RDONLY, "");
+    for target in writable_mounts(kernel_fs) {
+        let _ = mount_remount(target, MountFlags::RDONLY, "");
+    }
+    // A filesystem is busy while PID 1 runs a program that was replaced, as by an upgrade. The
+    // kernel can do it all the same, in the background; all other processes have ended.
+    if !writable_mounts(kernel_fs).is_empty() && kernel_fs.proc.write("sysrq-trigger", "u").is_ok()
+    {
+        let deadline = Instant::now() + READ_ONLY_LIMIT;
+        while !writable_mounts(kernel_fs).is_empty() && Instant::now() < deadline {
+            sleep(POLL);
         }
     }
+    // One that stays as it is has its journal: everything is written out.
     rustix::fs::sync();
+}
+
+/// Returns where filesystems on block devices are mounted for writing, the last mounted first.
+fn writable_mounts(kernel_fs: &KernelFs) -> Vec<String> {
+    let mounts = kernel_fs.proc.read("self/mounts").unwrap_or_default();
+    let writable = mounts.lines().rev().filter_map(|mount| {
+        let mut fields = mount.split(' ');
+        let (source, target) = (fields.next()?, fields.next()?);
+        let is_writable = fields.nth(1)?.split(',').any(|option| option == "rw");
+        (source.starts_with("/dev/") && is_writable).then(|| target.to_owned())
+    });
+    writable.collect()
 }

@@ -1,6 +1,7 @@
 //! ext2, ext3 and ext4, by `ext4-view`, which replays the journal in memory.
 
 use std::error::Error;
+use std::io;
 use std::sync::Arc;
 
 use ext4_view::{Ext4, Ext4Error, Ext4Read, File, FileType, Path, PathBuf};
@@ -8,7 +9,7 @@ use ext4_view::{Ext4, Ext4Error, Ext4Read, File, FileType, Path, PathBuf};
 use super::{Entry, Fault, FileKind, FileReader, Filesystem, Stat, check_entries};
 use crate::fields::le32;
 use crate::path::Inside;
-use crate::source::{Shared, read_up_to};
+use crate::source::{Shared, Source, read_up_to};
 
 /// Place of the superblock.
 const SUPERBLOCK: u64 = 1024;
@@ -41,6 +42,14 @@ fn check_size(source: &Shared) -> Result<(), Fault> {
     } else {
         Err(Fault::Damaged("it is larger than its volume".to_owned()))
     }
+}
+
+/// Returns `true` if the journal holds changes that are not in place yet
+/// (`EXT4_FEATURE_INCOMPAT_RECOVER`): the filesystem was mounted for writing when its machine
+/// ended.
+pub(super) fn needs_recovery(source: &dyn Source) -> io::Result<bool> {
+    let superblock = read_up_to(source, SUPERBLOCK, 1024)?;
+    Ok(le32(&superblock, 0x60).is_some_and(|features| features & 0x4 != 0))
 }
 
 struct Reader(Shared);

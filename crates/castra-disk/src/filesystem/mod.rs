@@ -7,6 +7,7 @@ mod vfat;
 mod xfs;
 
 use std::fmt;
+use std::io;
 
 pub(crate) use guarded::Guarded;
 
@@ -168,6 +169,14 @@ pub(crate) fn open(identity: &Identity, source: &Shared) -> Result<Vec<Tree>, Fa
         Kind::Xfs => one(Guarded::open(|| xfs::Xfs::open(source))?),
         Kind::Vfat => one(Guarded::open(|| vfat::Vfat::open(source))?),
         Kind::Btrfs => btrfs::open_trees(source),
+    }
+}
+
+/// Returns `true` if a filesystem was not unmounted, as far as its kind records it.
+pub(crate) fn needs_recovery(identity: &Identity, source: &Shared) -> io::Result<bool> {
+    match identity.kind {
+        Kind::Ext3 | Kind::Ext4 => ext::needs_recovery(source.as_ref()),
+        Kind::Ext2 | Kind::Xfs | Kind::Vfat | Kind::Btrfs => Ok(false),
     }
 }
 

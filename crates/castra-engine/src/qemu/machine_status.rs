@@ -62,8 +62,27 @@ impl MachineStatus {
 /// long as it lives. Returns `None` if QEMU does not answer within a moment.
 pub fn is_agent_there(sockets: &SocketsLayout) -> Option<bool> {
     let limit = WaitLimit::new(GLANCE_LIMIT, &Cancel::new());
-    let mut qmp = Qmp::connect(&sockets.qmp(), limit).ok()?;
+    has_agent(&mut Qmp::connect(&sockets.qmp(), limit).ok()?)
+}
+
+fn has_agent(qmp: &mut Qmp) -> Option<bool> {
     let backends = qmp.execute("query-chardev", json!({})).ok()?;
     let is_control = |backend: &&Value| backend["label"] == CONTROL;
     backends.as_array()?.iter().find(is_control)?["frontend-open"].as_bool()
+}
+
+/// A count of how often the agent was missing in a row. One that has died is started again within
+/// seconds.
+#[derive(Debug, Default)]
+pub struct AgentAbsence(u32);
+
+impl AgentAbsence {
+    /// Number of looks, one a second, after which the agent will not come back.
+    const MOST: u32 = 10;
+
+    /// Looks once more. Returns `true` once the agent has been missing all the time.
+    pub fn is_lasting(&mut self, qmp: &mut Qmp) -> bool {
+        self.0 = if has_agent(qmp) == Some(false) { self.0 + 1 } else { 0 };
+        self.0 >= Self::MOST
+    }
 }

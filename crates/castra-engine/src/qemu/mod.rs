@@ -50,7 +50,7 @@ pub use img::{
 };
 pub use kernel::is_linux;
 pub use liveness::{QemuPid, lock_holder, running_qemu, runs_elsewhere};
-pub use machine_status::{MachineStatus, is_agent_there};
+pub use machine_status::{AgentAbsence, MachineStatus, is_agent_there};
 pub use migrate::{ignore_shared_memory, save_all_memory, save_state};
 pub use options::{
     Announcement, CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType, OptionError,

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -65,6 +65,17 @@ impl QemuProcess {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Waits for the process to end. Returns its exit status, or `None` once `limit` has passed.
+    pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(END_POLL),
+                ended => return ended.ok().flatten(),
+            }
+        }
+    }
+
     /// Returns the signal that has ended QEMU, or is about to.
     pub fn signal(&mut self) -> Option<i32> {
         signal_of(&mut self.child)
@@ -72,10 +83,7 @@ impl QemuProcess {
 
     /// Waits for the process to end, as requested before, and kills it after `limit`.
     pub fn end(mut self, limit: Duration) {
-        let deadline = Instant::now() + limit;
-        while self.is_alive() && Instant::now() < deadline {
-            std::thread::sleep(END_POLL);
-        }
+        self.wait(limit);
         kill(&mut self.child);
     }
 

@@ -161,6 +161,22 @@ impl Qmp {
         )))
     }
 
+    /// Waits until the machine is shut down. Returns the reason in QEMU's words, such as
+    /// `guest-shutdown`. The session must have begun before; a shutdown during another wait is
+    /// missed, and then [`QmpError::Closed`].
+    ///
+    /// # Errors
+    /// Every variant of [`QmpError`] but `Refused`.
+    pub fn await_shutdown(&mut self) -> Result<String, QmpError> {
+        let wait = self.limit.begin();
+        loop {
+            let message = self.read(&wait)?;
+            if message["event"] == "SHUTDOWN" {
+                return Ok(message["data"]["reason"].as_str().unwrap_or_default().to_owned());
+            }
+        }
+    }
+
     /// Asks QEMU to end at once. A QEMU that is gone before it has answered is no error.
     ///
     /// # Errors
@@ -292,6 +308,16 @@ mod tests {
         let mut qmp = session(Box::leak(Box::new([READY, event]))).expect("greeted");
         assert_eq!(qmp.version(), "7.2.22");
         assert_eq!(qmp.execute("query-status", json!({})).expect("answered")["status"], "running");
+    }
+
+    #[test]
+    fn a_shutdown_has_its_reason() {
+        let down = "{\"return\": {}, \"id\": \"qmp_capabilities\"}\n\
+            {\"event\": \"RESUME\"}\n\
+            {\"event\": \"SHUTDOWN\", \"data\": {\"guest\": true, \"reason\": \"guest-reset\"}}\n";
+        let mut qmp = session(Box::leak(Box::new([down]))).expect("greeted");
+        assert_eq!(qmp.await_shutdown().expect("shut down"), "guest-reset");
+        assert!(matches!(qmp.await_shutdown(), Err(QmpError::Silent(_))));
     }
 
     #[test]

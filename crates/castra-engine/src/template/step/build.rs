@@ -5,6 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
+use crate::cancel::Cancel;
 use crate::command::Lifetime;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
@@ -13,8 +16,10 @@ use crate::hex::hex;
 use crate::host::{millis, random_bytes, unix_time_ms};
 use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout};
 use crate::qemu::{
-    Launch, MachineSpec, Memory, QemuBinary, QemuProcess, create_overlay, launch, remove_sockets,
+    Disk, Launch, MachineSpec, Memory, QemuBinary, QemuProcess, Qmp, QmpError, create_overlay,
+    launch, remove_sockets,
 };
+use crate::wait::WaitLimit;
 
 use super::super::bake::{clear, clear_leftovers, machine_in, make_final, sync};
 use super::super::error::{TemplateError, file_error};
@@ -24,6 +29,9 @@ use super::store::{StepLayer, discard_step};
 
 /// Time limit for QEMU to exit once its guest has shut down.
 const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// Time limit for QEMU to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Parameters of a layer to be made.
 pub struct StepRequest<'a> {
@@ -59,6 +67,8 @@ pub struct StepMachine<'a> {
     pub sockets: &'a SocketsLayout,
     /// Files of the machine.
     pub files: &'a TemplateLayout,
+    /// Disk of the machine, with all that is below it.
+    pub disk: &'a Disk,
     /// Time of its start.
     pub started: Instant,
 }
@@ -95,9 +105,9 @@ fn make<E: From<TemplateError>>(
     drive: impl FnOnce(StepMachine<'_>) -> Result<(), E>,
 ) -> Result<StepLayer, E> {
     let started = Instant::now();
-    let mut process = start(request, work, sockets)?;
+    let (mut process, disk) = start(request, work, sockets)?;
     failpoint::reach(Point::StepBooting);
-    let machine = StepMachine { process: &mut process, sockets, files: work, started };
+    let machine = StepMachine { process: &mut process, sockets, files: work, disk: &disk, started };
     let driven = drive(machine);
     process.end(if driven.is_ok() { END_LIMIT } else { Duration::ZERO });
     driven?;
@@ -112,7 +122,7 @@ fn start(
     request: &StepRequest<'_>,
     work: &TemplateLayout,
     sockets: &SocketsLayout,
-) -> Result<QemuProcess, TemplateError> {
+) -> Result<(QemuProcess, Disk), TemplateError> {
     files::create_private_directory(work.directory())
         .map_err(file_error("create", work.directory()))?;
     (request.provide_kernel)(work)?;
@@ -132,7 +142,17 @@ fn start(
     for log in [work.console_log(), work.qemu_log()] {
         request.context.log_watch.watch_file(&log);
     }
-    Ok(process)
+    if let Err(error) = end_at_reboot(sockets, &request.context.cancel) {
+        process.kill();
+        return Err(TemplateError::NotResponding(error));
+    }
+    Ok((process, spec.disk))
+}
+
+/// Has QEMU end when the guest reboots: the agent of another boot knows nothing of the step.
+fn end_at_reboot(sockets: &SocketsLayout, cancel: &Cancel) -> Result<(), QmpError> {
+    let mut qmp = Qmp::connect(&sockets.qmp(), WaitLimit::new(ANSWER_LIMIT, cancel))?;
+    qmp.execute("set-action", json!({ "reboot": "shutdown" })).map(drop)
 }
 
 /// Publishes the layer: first the file, synced; then the directory under its name; the manifest

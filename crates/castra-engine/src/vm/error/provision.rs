@@ -87,8 +87,11 @@ pub enum ProvisionError {
         /// The reason.
         source: SshError,
     },
-    /// The guest did not shut down after the step.
-    #[error("the VM did not shut down after step {number} of {of} of VM `{vm}` ({text})")]
+    /// The guest did not shut down in order after the step.
+    #[error(
+        "the VM did not shut down properly after step {number} of {of} of VM `{vm}` ({text}): \
+        {cause}"
+    )]
     NotStopped {
         /// The VM.
         vm: String,
@@ -98,6 +101,8 @@ pub enum ProvisionError {
         of: usize,
         /// The step as one short line.
         text: String,
+        /// The reason.
+        cause: String,
     },
 }
 
@@ -144,7 +149,8 @@ impl Explain for ProvisionError {
                 "Nothing of this step is kept. `castra doctor` checks QEMU and this machine."
             }
             Self::NotStopped { .. } => {
-                "Nothing of this step is kept. A service that the step has started may not stop."
+                "Nothing of this step is kept. It may have started a service that does not stop, \
+                or a program that switches the VM off."
             }
         };
         Some(hint.to_owned())

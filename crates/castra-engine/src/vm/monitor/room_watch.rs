@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::cancel::Cancel;
-use crate::qemu::{MachineStatus, Qmp};
+use crate::qemu::{AgentAbsence, MachineStatus, Qmp};
 use crate::report::{Event, Reporter};
 use crate::vm::full_disk::FullDisk;
 use crate::wait::WaitLimit;
@@ -44,6 +44,25 @@ impl RoomWatch {
         disk: PathBuf,
         reporter: Arc<dyn Reporter>,
     ) -> Self {
+        Self::start_for(qmp, disk, reporter, None)
+    }
+
+    /// Starts the thread for a machine that has nothing to lose but what runs in it by the agent.
+    /// QEMU is ended once the agent is missing for good: nothing else would end the wait for it.
+    pub(in crate::vm) fn start_with_agent(
+        qmp: UnixStream,
+        disk: PathBuf,
+        reporter: Arc<dyn Reporter>,
+    ) -> Self {
+        Self::start_for(qmp, disk, reporter, Some(AgentAbsence::default()))
+    }
+
+    fn start_for(
+        qmp: UnixStream,
+        disk: PathBuf,
+        reporter: Arc<dyn Reporter>,
+        absence: Option<AgentAbsence>,
+    ) -> Self {
         let is_full = Arc::new(AtomicBool::new(false));
         let (end, is_over) = channel();
         let flag = is_full.clone();
@@ -51,7 +70,7 @@ impl RoomWatch {
             // A command that is interrupted ends the VM, and so this session.
             let limit = WaitLimit::new(QMP_LIMIT, &Cancel::default());
             if let Ok(qmp) = Qmp::greet(qmp, limit) {
-                Watched { qmp, disk, reporter, is_full: flag }.run(&is_over);
+                Watched { qmp, disk, reporter, is_full: flag, absence }.run(&is_over);
             }
         };
         let thread = thread::Builder::new().name("room-watch".to_owned());
@@ -81,6 +100,8 @@ struct Watched {
     disk: PathBuf,
     reporter: Arc<dyn Reporter>,
     is_full: Arc<AtomicBool>,
+    /// Absence of the agent, without which the machine is ended.
+    absence: Option<AgentAbsence>,
 }
 
 impl Watched {
@@ -100,6 +121,13 @@ impl Watched {
         let is_full = MachineStatus::of(&mut self.qmp)? == MachineStatus::DiskFull;
         if self.is_full.swap(is_full, Ordering::Relaxed) != is_full {
             self.report(is_full);
+        }
+        if let Some(absence) = &mut self.absence
+            && !is_full
+            && absence.is_lasting(&mut self.qmp)
+        {
+            let _ = self.qmp.quit();
+            return None;
         }
         // The write is repeated, and pauses the machine again if it finds no room.
         if is_full { self.qmp.execute("cont", json!({})).ok().map(drop) } else { Some(()) }

@@ -4,6 +4,7 @@
 //! The last layer takes the base image's place: the warm template is baked on it, so a new VM is
 //! restored with everything installed and its services running.
 
+mod end;
 mod inputs;
 mod output;
 mod run;

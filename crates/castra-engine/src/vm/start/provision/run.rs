@@ -7,7 +7,6 @@ use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use castra_wire::{AgentTask, GuestMessage, Secret};
@@ -31,17 +30,12 @@ use crate::vm::start::limits::Limits;
 use crate::vm::start::watch::has_given_up;
 use crate::wait::connect_at_once;
 
+use super::end::shut_down;
 use super::inputs::{self, SCRIPT};
 use super::output::{Lines, Tail};
 
 /// User that runs the steps.
 const ROOT: &str = "root";
-
-/// Time for a guest to shut down; its services may take their time.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(240);
-
-/// Interval of checks while waiting for that.
-const POLL: Duration = Duration::from_millis(20);
 
 /// Interval at which the wait for the guest looks at its console.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -75,31 +69,28 @@ pub(super) struct StepRun<'a> {
 }
 
 impl StepRun<'_> {
-    /// Runs the step. Returns once the guest has shut down.
+    /// Runs the step. Returns once the guest has shut down in order.
     ///
     /// # Errors
     /// [`ProvisionError`], or an interruption.
     pub(super) fn drive(&self, machine: StepMachine<'_>) -> Result<(), VmError> {
         let mut port =
             self.await_guest(&machine).map_err(|error| self.not_started(error, &machine))?;
+        let (disk, reporter) = (machine.files.disk(), self.context.reporter.clone());
         let room = connect_at_once(&machine.sockets.qmp())
             .ok()
-            .map(|qmp| RoomWatch::start(qmp, machine.files.disk(), self.context.reporter.clone()));
+            .map(|qmp| RoomWatch::start_with_agent(qmp, disk, reporter));
         failpoint::reach(Point::StepRun);
         self.run_program(&machine)?;
+        // QEMU serves one client at a time.
         drop(room);
-        port.power_off()?;
-        let deadline = Instant::now() + SHUTDOWN_LIMIT;
-        while machine.process.is_alive() {
-            self.context.cancel.check()?;
-            if Instant::now() > deadline {
-                let (vm, text) = (self.vm.clone(), self.step.to_string());
-                let (number, of) = (self.number, self.of);
-                return Err(ProvisionError::NotStopped { vm, number, of, text }.into());
-            }
-            sleep(POLL);
-        }
-        Ok(())
+        let stopped = shut_down(&mut port, machine, &self.context.cancel);
+        self.context.cancel.check()?;
+        stopped.map_err(|cause| {
+            let (vm, text) = (self.vm.clone(), self.step.to_string());
+            let (number, of) = (self.number, self.of);
+            ProvisionError::NotStopped { vm, number, of, text, cause }.into()
+        })
     }
 
     /// Waits until programs can run. Returns the connection over which the guest has said so.
