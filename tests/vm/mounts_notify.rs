@@ -169,8 +169,13 @@ fn the_guests_own_changes_are_notified_once() {
     for number in 0..2000 {
         fs::write(shared.join(format!("sub/{number}")), "x").expect("written");
     }
+    // What the guest mounts on a directory before it is notified of that stays mounted.
+    fs::create_dir(shared.join("late")).expect("made");
+    sh(&project, "mount -t tmpfs none /src/late && echo inside > /src/late/kept").ok();
     fs::write(shared.join("sub/made"), "x").expect("written");
     let mut seen = until(&project, "w /src/sub made");
+    assert_eq!(sh(&project, "cat /src/late/kept && umount /src/late").ok().text(), "inside\n");
+    assert_eq!(fs::read_dir(shared.join("late")).expect("listed").count(), 0);
     for number in 0..2000 {
         fs::remove_file(shared.join(format!("sub/{number}"))).expect("removed");
         fs::write(shared.join(format!("sub/{number}")), "again").expect("written");

@@ -95,6 +95,8 @@ impl<'a> Batch<'a> {
                     };
                     match events[index..].iter_mut().find(is_other).and_then(Option::take) {
                         Some(to) => self.add_moved(event, to),
+                        // It may be used in the guest, and come back: a removal is for ever.
+                        None if event.is_directory => self.add_directories(&[event.parent]),
                         None => self.add_removed(event),
                     }
                 }
@@ -148,12 +150,26 @@ impl<'a> Batch<'a> {
             None if event.is_directory => (None, kind::DIRECTORY),
             None => (None, kind::REGULAR),
         };
+        if self.is_made_again(&event, file_kind) {
+            return self.add_directories(&[event.parent]);
+        }
         let kind = match file_kind {
             kind::DIRECTORY => ChangeKind::RemovedDirectory,
             _ => ChangeKind::Removed,
         };
         let script = Script::Remove(Name::of(&event), Former { node, kind: file_kind });
         self.push_of(event, kind, script);
+    }
+
+    /// Returns `true` if what has been removed is there again, and its removal must not be repeated:
+    /// a file that the guest has made, whose programs would take it for gone, or a directory, in
+    /// which the guest may have mounted something.
+    fn is_made_again(&mut self, event: &Event, file_kind: u32) -> bool {
+        let Some(now) = self.status(event.parent, &event.name) else { return false };
+        match now.kind() {
+            kind::DIRECTORY => file_kind == kind::DIRECTORY,
+            _ => self.server.nodes().origin(&now, true) != Origin::Host,
+        }
     }
 
     /// Adds the removal of what the guest knows at a name to which something has come from outside.

@@ -204,3 +204,30 @@ fn many_changes_come_in_parts() {
     reported -= reported.saturating_sub(3000).min(40);
     assert_eq!(reported, 3000);
 }
+
+#[test]
+fn a_removal_that_is_out_of_date_is_not_repeated() {
+    let guest = watching(&["d"]);
+    fs::write(guest.host.join("a"), "old").expect("written");
+    guest.walk("a").expect("there");
+    drain(&guest);
+    // The guest makes both again before it knows that they were removed.
+    fs::remove_file(guest.host.join("a")).expect("removed");
+    fs::remove_dir(guest.host.join("d")).expect("removed");
+    let (file, handle) = guest.create(ROOT, "a", open::READ_WRITE, 0o644).expect("made");
+    guest.write(file.node, handle, 0, 0, b"new").expect("written");
+    guest.make_directory(ROOT, "d").expect("made");
+    let reported = reported(&guest);
+    assert!(reported.iter().all(|change| change.ends_with("attributes")), "{reported:?}");
+}
+
+#[test]
+fn a_directory_that_is_moved_away_and_back_is_the_same() {
+    let guest = watching(&["d"]);
+    let before = guest.walk("d").expect("there").node;
+    fs::rename(guest.host.join("d"), guest.outside("d")).expect("moved");
+    assert_eq!(reported(&guest), [" attributes"]);
+    fs::rename(guest.outside("d"), guest.host.join("d")).expect("moved");
+    drain(&guest);
+    assert_eq!(guest.walk("d").expect("there").node, before);
+}

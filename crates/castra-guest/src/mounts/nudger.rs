@@ -6,9 +6,12 @@
 //! mount that nothing else sees, without links and without what is mounted in it. The clone is
 //! there for the length of a batch, so that the directory can be unmounted.
 
+use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 
@@ -70,12 +73,79 @@ fn repeat(place: &Place, changes: &Changes) -> io::Result<()> {
         return Ok(());
     }
     for (group, change) in (changes.group..).zip(&changes.changes) {
+        if may_detach(&change.kind) && names_of(change).any(|name| is_in_use(place, &name)) {
+            continue;
+        }
         let group = rustix::process::Gid::from_raw(group);
         rustix::thread::set_thread_res_gid(None, Some(group), None)?;
         // Fails if there is something else by now, whose change follows.
         let _ = nudge(&mount, change);
     }
     Ok(())
+}
+
+/// Returns `true` for a change at whose repetition the kernel detaches what is mounted there.
+fn may_detach(kind: &ChangeKind) -> bool {
+    match kind {
+        ChangeKind::Contents { .. } | ChangeKind::Attributes { .. } => false,
+        ChangeKind::File { .. }
+        | ChangeKind::Directory
+        | ChangeKind::Link
+        | ChangeKind::Fifo
+        | ChangeKind::Socket
+        | ChangeKind::Removed
+        | ChangeKind::RemovedDirectory
+        | ChangeKind::Moved { .. } => true,
+    }
+}
+
+/// Returns the paths below the mount that a change is about.
+fn names_of(change: &Change) -> impl Iterator<Item = PathBuf> {
+    let path = |directory: &[u8], name: &[u8]| {
+        Path::new(OsStr::from_bytes(directory)).join(OsStr::from_bytes(name))
+    };
+    let target = match &change.kind {
+        ChangeKind::Moved { directory, name } => Some(path(directory, name)),
+        _ => None,
+    };
+    [path(&change.directory, &change.name)].into_iter().chain(target)
+}
+
+/// Returns `true` if something is mounted at a path below the mount, or below that. Without `/proc`
+/// nothing is known, and nothing is risked.
+fn is_in_use(place: &Place, path: &Path) -> bool {
+    let Ok(mounts) = fs::read("/proc/self/mountinfo") else { return true };
+    let path = place.path.join(path);
+    mount_points(&mounts).any(|mounted| mounted.starts_with(&path))
+}
+
+/// Returns the mount points of a `mountinfo` (`proc_pid_mountinfo(5)`).
+fn mount_points(mountinfo: &[u8]) -> impl Iterator<Item = PathBuf> {
+    let lines = mountinfo.split(|byte| *byte == b'\n');
+    lines.filter_map(|line| {
+        let escaped = line.split(|byte| *byte == b' ').nth(4)?;
+        Some(PathBuf::from(OsString::from_vec(unescaped(escaped))))
+    })
+}
+
+/// Returns a word in which the kernel has written spaces and the like as octal numbers: `\040`.
+fn unescaped(mut word: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(word.len());
+    while let Some((first, rest)) = word.split_first() {
+        let number = rest.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let number = number.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match number.filter(|_| *first == b'\\') {
+            Some(byte) => {
+                bytes.push(byte);
+                word = &rest[3..];
+            }
+            None => {
+                bytes.push(*first);
+                word = rest;
+            }
+        }
+    }
+    bytes
 }
 
 /// Returns a mount of its own of what is mounted at a path, which can be written to.
@@ -183,4 +253,26 @@ fn write(file: &OwnedFd) -> Result<(), Errno> {
 fn times(accessed: i64) -> Timestamps {
     let time = |nanoseconds| Timespec { tv_sec: 0, tv_nsec: nanoseconds };
     Timestamps { last_access: time(accessed), last_modification: time(UTIME_NOW) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_in_the_mount_is_known() {
+        let text = b"22 1 0:5 / / rw - ext4 /dev/vda rw\n\
+            30 22 0:9 / /src rw - fuse castra rw\n\
+            31 30 0:10 / /src/a\\040b/c\\134 rw - tmpfs none rw\n";
+        let found: Vec<_> = mount_points(text).collect();
+        assert_eq!(found, [Path::new("/"), Path::new("/src"), Path::new("/src/a b/c\\")]);
+        assert!(found[2].starts_with("/src/a b") && !found[2].starts_with("/src/a"));
+    }
+
+    #[test]
+    fn both_names_of_a_move_count() {
+        let kind = ChangeKind::Moved { directory: b"e".to_vec(), name: b"y".to_vec() };
+        let change = Change { directory: Vec::new(), name: b"x".to_vec(), kind };
+        assert!(names_of(&change).eq([PathBuf::from("x"), PathBuf::from("e/y")]));
+    }
 }
