@@ -161,8 +161,8 @@ impl<'a> Batch<'a> {
         self.push_of(event, kind, script);
     }
 
-    /// Returns `true` if what has been removed is there again, and its removal must not be repeated:
-    /// a file that the guest has made, whose programs would take it for gone, or a directory, in
+    /// Returns `true` if what was removed is there again, and its removal must not be repeated: a
+    /// file that the guest has made, whose programs would take it for gone, or a directory, in
     /// which the guest may have mounted something.
     fn is_made_again(&mut self, event: &Event, file_kind: u32) -> bool {
         let Some(now) = self.status(event.parent, &event.name) else { return false };

@@ -1,5 +1,5 @@
-//! Orders to processes, in the form that the kernel takes: made before there is a process, which can
-//! neither allocate nor lock until it executes its program.
+//! Orders to processes, in the form that the kernel takes: made before there is a process, which
+//! can neither allocate nor lock until it executes its program.
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};
 use std::io;
