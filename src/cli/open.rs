@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use castra_engine::command::{Invocation, find_program, spawn_for_user};
+use castra_engine::config::PortForward;
 use castra_engine::context::Environment;
 use castra_engine::error::Result;
-use castra_engine::guest::{LiveForward, LiveState};
+use castra_engine::guest::{LiveForward, LiveState, Reach};
 use castra_engine::sockets::Protocol;
 use castra_engine::vm::{self, PortError, RecordError, VmError, VmStatus};
 use schemars::JsonSchema;
@@ -49,7 +50,14 @@ pub(super) fn run(open: &OpenArgs, context: &CommandContext) -> Result<ExitCode>
     let status = vm::status_of(&vm, context.layout()?)?;
     let status = status.ok_or_else(|| RecordError::unknown(&vm, &[] as &[&str]))?;
     let forwards = forwards(&status);
-    let LiveForward { host, guest } = choose(&forwards, port)
+    let services = match port {
+        Some(_) => Vec::new(),
+        None => vm::services(&vm, context.project()?),
+    };
+    let alive: Vec<_> = forwards.iter().copied().filter(|it| !is_dead(it, &services)).collect();
+    // A port that nothing listens on may be the right one all the same.
+    let LiveForward { host, guest } = choose(&alive, port)
+        .or_else(|| choose(&forwards, port))
         .ok_or_else(|| VmError::from(PortError::NotForwarded { vm: vm.clone(), guest: port }))?;
     let scheme = if TLS_PORTS.contains(&guest) { "https" } else { "http" };
     let url = format!("{scheme}://127.0.0.1:{host}/");
@@ -81,6 +89,13 @@ fn forwards(status: &VmStatus) -> Vec<LiveForward> {
     let declared = declared.map(|one| LiveForward { host: one.host, guest: one.guest });
     let live = status.live_ports.iter().filter(|one| one.state == Some(LiveState::Open));
     declared.chain(live.map(|one| one.forward)).collect()
+}
+
+/// Returns `true` if the guest's agent reports that nothing listens behind a forward.
+fn is_dead(forward: &LiveForward, services: &[(PortForward, Reach)]) -> bool {
+    let LiveForward { host, guest } = *forward;
+    let forward = PortForward { host, guest, protocol: Protocol::Tcp };
+    services.iter().any(|(of, reach)| *of == forward && *reach == Reach::Nothing)
 }
 
 /// Returns the forward to a port of the guest, else from one of this machine; without a port, that
@@ -159,6 +174,20 @@ mod tests {
         assert_eq!(choose(&all, Some(443)), Some(forward(8443, 443)));
         assert_eq!(choose(&all, Some(8081)), Some(forward(8081, 80)), "a port of this machine");
         assert_eq!(choose(&all, Some(1)), None);
+    }
+
+    #[test]
+    fn a_forward_that_nothing_listens_behind_is_dead() {
+        let services = [(80, Reach::Nothing), (3000, Reach::Network), (9000, Reach::Loopback)].map(
+            |(guest, reach)| {
+                (PortForward { host: guest + 1, guest, protocol: Protocol::Tcp }, reach)
+            },
+        );
+        assert!(is_dead(&forward(81, 80), &services));
+        assert!(!is_dead(&forward(8080, 80), &services), "another one");
+        assert!(!is_dead(&forward(3001, 3000), &services));
+        assert!(!is_dead(&forward(9001, 9000), &services), "a warning says that");
+        assert!(!is_dead(&forward(5432, 5432), &services), "an unknown one");
     }
 
     #[test]

@@ -40,7 +40,7 @@ struct Port {
     declared: bool,
     /// True if the port leads to the VM now.
     active: bool,
-    /// Owner of a declared port that is taken.
+    /// Owner of a declared or added port that is taken.
     taken_by: Option<Taken>,
     /// Service behind an active forward, if the guest's agent reports it.
     service: Option<Service>,
@@ -117,6 +117,7 @@ pub(super) fn run(ports: &PortsArgs, context: &CommandContext) -> Result<ExitCod
             status,
             &declared,
             &vm::services(&status.name, vm::ProjectRef::new(layout, &context.runtime)),
+            layout,
         );
     }
     declared.iter().for_each(|(vm, forwards)| content.add_declared(vm, forwards, layout));
@@ -155,6 +156,7 @@ impl PortList {
         status: &VmStatus,
         declared: &[(String, Vec<PortForward>)],
         services: &[(PortForward, Reach)],
+        layout: &ProjectLayout,
     ) {
         let wanted =
             declared.iter().find(|(vm, _)| *vm == status.name).map(|(_, forwards)| forwards);
@@ -182,7 +184,12 @@ impl PortList {
         self.ports.extend(status.live_ports.iter().map(|port| {
             let LiveForward { host, guest } = port.forward;
             let forward = PortForward { host, guest, protocol: Protocol::Tcp };
+            let owner = match port.state {
+                Some(LiveState::Failed(_)) => vm::port_owner(host, Protocol::Tcp, layout),
+                _ => None,
+            };
             Port {
+                taken_by: owner.map(Taken::by),
                 purpose: match port.origin {
                     LiveOrigin::Added => Purpose::Added,
                     LiveOrigin::Auto => Purpose::Auto,

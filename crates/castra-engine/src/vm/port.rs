@@ -3,6 +3,7 @@
 //! The record of its boot has them, so that they are the same after a suspend, and once a companion
 //! that was killed is started again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::PortForward;
@@ -29,6 +30,7 @@ pub fn add_forwards(
     forwards: &[LiveForward],
     project: ProjectRef<'_>,
 ) -> Result<(), VmError> {
+    check_together(name, forwards)?;
     let vm = running_vm(Some(name), project)?.name;
     let _lock = lock(&vm, project)?;
     let mut record = recorded_vm(Some(&vm), project.layout)?;
@@ -68,7 +70,9 @@ pub fn forward_listeners(name: &str, project: ProjectRef<'_>) -> Result<(), VmEr
     let mut record = recorded_vm(Some(&vm), project.layout)?;
     let boot = record.boot.as_mut().filter(|boot| boot.has_agent());
     let boot = boot.ok_or_else(|| PortError::Native { vm: vm.clone() })?;
-    boot.auto_forwards.get_or_insert_default().closed.clear();
+    let auto = boot.auto_forwards.get_or_insert_default();
+    auto.closed.clear();
+    auto.requested = true;
     forward_all(&vm, boot, project)?;
     announce(&vm, boot, project.context);
     record.save(project.layout)?;
@@ -115,6 +119,19 @@ pub fn remove_forwards(
     forward_all(&vm, boot, project)?;
     record.save(project.layout)?;
     Ok(removed)
+}
+
+/// Checks that each port of this machine leads to one port of the guest.
+fn check_together(vm: &str, forwards: &[LiveForward]) -> Result<(), PortError> {
+    let mut guests = BTreeMap::new();
+    for LiveForward { host, guest } in forwards {
+        let first = *guests.entry(*host).or_insert(*guest);
+        if first != *guest {
+            let (vm, guests) = (vm.to_owned(), (first, *guest));
+            return Err(PortError::Contradictory { vm, host: *host, guests });
+        }
+    }
+    Ok(())
 }
 
 /// Returns `true` if castra.toml has declared a forward when the VM was started.

@@ -6,10 +6,9 @@ use std::ops::Range;
 
 use super::super::diagnostics::{Problem, Problems};
 use super::super::project::PortForward;
-use super::super::schema::{Fields, Key, Value, key, one_of, wrong_type};
+use super::super::schema::{Fields, Key, Value, key, wrong_type};
 use crate::sockets::Protocol;
 
-use toml::Spanned;
 use toml::de::DeValue;
 
 const HOST: Key = key("host", "8080");
@@ -26,6 +25,8 @@ pub(super) enum PortProblem {
     OutOfRange { side: &'static str, port: i128 },
     #[error("the {side} port is a range")]
     Range { side: &'static str },
+    #[error("`{0}` is not a port forward")]
+    Word(String),
     #[error("{} port {} of the host is forwarded twice", name_of(.0.protocol), .0.host)]
     Taken(PortForward),
 }
@@ -35,6 +36,7 @@ impl Problem for PortProblem {
         match self {
             Self::Zero { .. } | Self::OutOfRange { .. } => "must be 1 to 65535".to_owned(),
             Self::Range { .. } => "must be one port".to_owned(),
+            Self::Word(_) => "must be a table, or \"auto\"".to_owned(),
             Self::Taken(_) => "and again here".to_owned(),
         }
     }
@@ -56,6 +58,16 @@ impl Problem for PortProblem {
                 a VM that runs, and `port_forwards = \"auto\"` forwards whatever listens."
                     .to_owned()
             }
+            Self::Word(text) => {
+                let (host, guest) = text
+                    .split_once(':')
+                    .and_then(|(host, guest)| Some((host.parse().ok()?, guest.parse().ok()?)))
+                    .unwrap_or((8080_u16, 80_u16));
+                format!(
+                    "Write `{{ host = {host}, guest = {guest} }}`, or `\"auto\"` for whatever \
+                    listens in the VM."
+                )
+            }
             Self::Taken(forward) => {
                 format!(
                     "Give one of them another host port, for instance `host = {}`.",
@@ -67,7 +79,7 @@ impl Problem for PortProblem {
 }
 
 /// Word for forwards of whatever listens in the VM.
-const AUTO: [(&str, ()); 1] = [("auto", ())];
+const AUTO: &str = "auto";
 
 /// A forward, and the span of its host port.
 pub(super) type SpannedForward = (PortForward, Range<usize>);
@@ -90,11 +102,10 @@ pub(super) fn read(
     };
     let (mut forwards, mut is_auto) = (Vec::new(), false);
     for element in elements {
-        if let Some(word) = element.get_ref().as_str() {
-            let word = Spanned::new(element.span(), word);
-            is_auto |= one_of(&word, place, &AUTO, problems).is_some();
-        } else {
-            forwards.extend(read_forward(element, place, vm, problems));
+        match element.get_ref().as_str() {
+            Some(AUTO) => is_auto = true,
+            Some(word) => problems.error(element.span(), &PortProblem::Word(word.to_owned())),
+            None => forwards.extend(read_forward(element, place, vm, problems)),
         }
     }
     (forwards, is_auto)

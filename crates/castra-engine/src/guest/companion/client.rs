@@ -17,6 +17,9 @@ use crate::wait::connect_at_once;
 /// Time for an answer. A mount waits for the guest's kernel, which may load a module.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
+/// Time for an answer about ports, for which the companion waits half a second at most.
+const PORTS_LIMIT: Duration = Duration::from_secs(5);
+
 /// Time for the requests that are being answered, when the machine is to be saved.
 const DRAIN_LIMIT: Duration = Duration::from_secs(4);
 
@@ -99,7 +102,7 @@ impl Companion {
     /// # Errors
     /// The companion does not answer.
     pub fn forward(&mut self, plan: &PortPlan) -> io::Result<LivePorts> {
-        ports_of(self.order(&Order::Forward(plan.clone()), ANSWER_LIMIT)?)
+        ports_of(self.order(&Order::Forward(plan.clone()), PORTS_LIMIT)?)
     }
 
     /// Returns the forwards and their states. With `is_announced`, all count as announced.

@@ -65,6 +65,19 @@ pub enum PortError {
         /// The forward that it has.
         forward: LiveForward,
     },
+    /// The port would lead to two ports of the VM.
+    #[error(
+        "port {host} of this machine cannot lead to two ports of VM `{vm}`: {} and {}",
+        .guests.0, .guests.1
+    )]
+    Contradictory {
+        /// The VM.
+        vm: String,
+        /// The port of this machine.
+        host: u16,
+        /// The ports in the guest.
+        guests: (u16, u16),
+    },
     /// No port of this machine leads there.
     #[error("no port of this machine leads to {} of VM `{vm}`", named(*guest))]
     NotForwarded {
@@ -98,7 +111,10 @@ impl Explain for PortError {
             Self::Forbidden { .. } => Kind::Permission,
             Self::Native { .. } => Kind::Unavailable,
             Self::NotForwarded { .. } => Kind::NotFound,
-            Self::TooMany { .. } | Self::NotAdded { .. } | Self::Declared { .. } => Kind::Usage,
+            Self::TooMany { .. }
+            | Self::Contradictory { .. }
+            | Self::NotAdded { .. }
+            | Self::Declared { .. } => Kind::Usage,
         }
     }
 
@@ -128,6 +144,9 @@ impl Explain for PortError {
             Self::TooMany { vm } => format!("`castra port rm {vm} PORT` removes one."),
             Self::Added { vm, forward } => {
                 format!("`castra port rm {vm} {}` closes it.", forward.host)
+            }
+            Self::Contradictory { guests, .. } => {
+                format!("Choose another port of this machine for {}.", guests.1)
             }
             Self::NotForwarded { vm, guest } => {
                 let port = guest.map_or("PORT".to_owned(), |port| port.to_string());

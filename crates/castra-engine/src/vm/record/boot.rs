@@ -110,6 +110,14 @@ pub struct AutoForwards {
     /// Forwards that were open when the VM was suspended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last: Vec<LiveForward>,
+    /// Set if a command has asked for them, whatever castra.toml declares.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub requested: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 impl AutoForwards {
@@ -213,10 +221,13 @@ impl BootRecord {
             && self.has_firmware_of(definition)
     }
 
-    /// Returns `true` if whatever listens is forwarded, as far as the definition wants that and the
-    /// guest has an agent. A user may have it forwarded without a definition.
+    /// Returns `true` if whatever listens is forwarded as the definition wants, or on the user's
+    /// request. Without an agent, nothing is.
     fn forwards_listeners_of(&self, definition: &VmDefinition) -> bool {
-        !definition.auto_forwards || !self.has_agent() || self.auto_forwards.is_some()
+        let is_requested = self.auto_forwards.as_ref().is_some_and(|auto| auto.requested);
+        !self.has_agent()
+            || is_requested
+            || definition.auto_forwards == self.auto_forwards.is_some()
     }
 
     /// Returns `true` if the firmware matches the definition, as far as that names one.

@@ -216,7 +216,9 @@ fn load(
         boot.added_forwards.clone_from(&saved.boot.added_forwards);
         // One of them may be declared by now.
         boot.added_forwards.retain(|added| declared.iter().all(|one| one.host != added.host));
-        if let Some(auto) = &saved.boot.auto_forwards {
+        let is_wanted = request.plan.definition.auto_forwards;
+        let auto = saved.boot.auto_forwards.as_ref();
+        if let Some(auto) = auto.filter(|auto| auto.requested || is_wanted) {
             let avoid = request.plan.ports_of_others.clone();
             boot.auto_forwards = Some(AutoForwards { avoid, ..auto.clone() });
         }

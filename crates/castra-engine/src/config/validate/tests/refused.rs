@@ -149,6 +149,8 @@ fn refused_forwards() {
         r#""always""#,
         "8080",
         r#"["auto", "8080:80"]"#,
+        r#""automatic""#,
+        r#""3000:99999""#,
         r#"[{ host = "8000-8010", guest = "8000-8010" }]"#,
     ];
     assert_refusals("forwards", &each(&vm("port_forwards = @"), &values));
