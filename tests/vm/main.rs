@@ -6,6 +6,7 @@ mod cache;
 mod commands;
 mod copies;
 mod cpu;
+mod filesystem;
 mod full_disk;
 mod guest_health;
 mod json;

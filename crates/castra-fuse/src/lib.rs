@@ -16,14 +16,16 @@
 //! - **An ID means one file.** A node has the names under which its file was found, and the file's
 //!   device, inode and time of birth. What is now found there must be that file; else the answer is
 //!   `ESTALE`, and Linux looks up the path again. IDs are never reused, and those of an earlier
-//!   server are `ESTALE` unless [its state](Server::save) was taken over.
+//!   server are `ESTALE` unless [its state](Server::save) was taken over. A file whose last name the
+//!   guest has taken is reached as long as it is open, and for a short time by those who have
+//!   already found it.
 //! - **Read-only is decided here.** Everything that changes the directory needs a token that a
 //!   read-only [`Directory`] does not give.
 //! - **No privileges come of it.** Set-user-id and set-group-id are neither shown nor set, device
 //!   nodes are neither made nor opened, and what is opened has been checked to be a file. Extended
 //!   attributes are not served.
 //! - **Memory and descriptors are bounded.** A node is some 400 bytes and no descriptor. There are
-//!   limits for nodes, handles, and each reply.
+//!   limits for nodes, handles, files that have just lost their name, and each reply.
 //!
 //! A directory named `.castra` is invisible at every depth, since castra's own state on the host is
 //! in there.

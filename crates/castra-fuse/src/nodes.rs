@@ -230,6 +230,16 @@ impl Nodes {
         Ok(id)
     }
 
+    /// Returns `true` if the kernel knows a node.
+    pub(crate) fn knows(&self, id: u64) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    /// Returns the node of a file.
+    pub(crate) fn id_of(&self, identity: Identity) -> Option<u64> {
+        self.by_identity.get(&identity).copied()
+    }
+
     /// Notes that the kernel is sent this version of a file's contents. Returns `false` if it has
     /// been sent it before, or does not know the file.
     pub(crate) fn note_sent(&mut self, id: u64, version: Version) -> bool {

@@ -4,6 +4,7 @@ mod ahead;
 mod attributes;
 mod batch;
 mod changes;
+mod departed;
 mod files;
 mod listing;
 mod names;
@@ -30,12 +31,13 @@ use crate::platform::{self, Status};
 use crate::reply::{Reply, failure};
 use crate::request::{Header, Operation, forgotten};
 use crate::watches::Watches;
+use departed::{Departed, MAX_DEPARTED};
 use pretence::Scripts;
 
 /// Maximum number of handles.
 const MAX_HANDLES: u64 = 16 * 1024;
 /// Number of descriptors that are left to other purposes than handles.
-const SPARE_DESCRIPTORS: u64 = 64;
+const SPARE_DESCRIPTORS: u64 = 64 + MAX_DEPARTED as u64;
 /// Number of requests that the kernel has in flight for others than waiting processes, such as
 /// read-ahead.
 const MAX_BACKGROUND: u16 = 32;
@@ -53,6 +55,7 @@ pub struct Server {
     pub(crate) directory: Directory,
     nodes: Mutex<Nodes>,
     handles: Mutex<Handles>,
+    departed: Mutex<Departed>,
     /// Directories that are watched, if any shall be.
     watches: Option<Mutex<Watches>>,
     scripts: Mutex<Scripts>,
@@ -72,7 +75,8 @@ impl Server {
         let handles = Handles::new(Ids::new(epoch), max_handles);
         let scripts = Mutex::new(Scripts::new());
         let (nodes, handles) = (Mutex::new(nodes), Mutex::new(handles));
-        Self { directory, nodes, handles, watches: None, scripts }
+        let departed = Mutex::default();
+        Self { directory, nodes, handles, departed, watches: None, scripts }
     }
 
     /// Answers one raw request: header and body, as read from `/dev/fuse`. Several threads may call
@@ -208,6 +212,7 @@ impl Server {
         for (node, lookups) in forgotten {
             nodes.forget(node, lookups);
         }
+        self.departed().retain(|node| nodes.knows(node));
     }
 
     pub(crate) fn nodes(&self) -> MutexGuard<'_, Nodes> {
@@ -218,10 +223,15 @@ impl Server {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn departed(&self) -> MutexGuard<'_, Departed> {
+        self.departed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Opens a node as a reference.
     ///
     /// # Errors
-    /// `ESTALE` if none of its names leads to its file any more.
+    /// `ESTALE` if none of its names leads to its file any more, unless the guest has it open or has
+    /// just taken its last name.
     fn locate(&self, node: u64) -> Result<(OwnedFd, Status), Errno> {
         let wanted = self.nodes().wanted(node)?;
         for path in &wanted.paths {
@@ -240,13 +250,17 @@ impl Server {
                 return Ok((reference, status));
             }
         }
-        Err(Errno::STALE)
+        let reference = self.nameless(node)?;
+        let status = self.directory.status(&reference)?;
+        // One that has a name is elsewhere, perhaps outside of the directory.
+        if status.links == 0 { Ok((reference, status)) } else { Err(Errno::STALE) }
     }
 
     /// Forgets all nodes and handles: the guest's kernel is another one.
     pub fn forget_all(&self) {
         self.handles().clear();
         self.nodes().clear();
+        self.departed().clear();
         if let Some(mut watches) = self.watches() {
             watches.clear();
         }

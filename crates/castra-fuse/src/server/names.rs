@@ -135,7 +135,9 @@ impl Server {
         let directory = self.locate_directory(parent)?;
         let status = self.directory.status_in(&directory, name)?;
         self.as_own(&[(parent, name, NameChange::Removed)], || {
-            platform::unlink(&directory, name, is_directory, permission)
+            self.departing((&directory, name), &status, || {
+                platform::unlink(&directory, name, is_directory, permission)
+            })
         })?;
         self.nodes().unlinked(parent, name, &status);
         Ok(Reply::empty())
@@ -160,8 +162,14 @@ impl Server {
             own.push((to.0, to.1, NameChange::MovedFrom));
             own.push((from.0, from.1, NameChange::MovedTo));
         }
-        self.as_own(&own, || {
-            platform::rename((&source, from.1), (&target, to.1), replacing, permission)
+        let rename = || platform::rename((&source, from.1), (&target, to.1), replacing, permission);
+        self.as_own(&own, || match &replaced {
+            Some(replaced)
+                if replacing == Replacing::Allowed && replaced.identity != moved.identity =>
+            {
+                self.departing((&target, to.1), replaced, rename)
+            }
+            _ => rename(),
         })?;
         let mut nodes = self.nodes();
         if let Some(replaced) = replaced {

@@ -56,6 +56,51 @@ fn a_successor_takes_over_what_is_open() {
 }
 
 #[test]
+fn a_file_that_the_guest_has_found_is_opened_although_it_is_replaced() {
+    let guest = Guest::new();
+    for name in ["old", "new", "gone", "elsewhere"] {
+        fs::write(guest.host.join(name), name).expect("written");
+    }
+    let find = |name: &str| guest.walk(name).expect("there").node;
+    let (old, gone, elsewhere) = (find("old"), find("gone"), find("elsewhere"));
+    let read = |node| guest.open(node, open::READ_ONLY).and_then(|at| guest.read(node, at, 0, 9));
+    find("new");
+    guest.rename((ROOT, "new"), (ROOT, "old"), 0).expect("renamed");
+    guest.unlink(ROOT, "gone").expect("removed");
+    assert_eq!(read(old).expect("opened"), b"old");
+    assert_eq!(read(find("old")).expect("opened"), b"new");
+    assert_eq!(read(gone).expect("opened"), b"gone");
+    assert_eq!(guest.get_attributes(gone).expect("known").links, 0);
+    // What the host removes is gone, and what it moves is not followed.
+    let held = guest.open(elsewhere, open::READ_ONLY).expect("opened");
+    fs::rename(guest.host.join("elsewhere"), guest.outside("elsewhere")).expect("moved");
+    assert_eq!(read(elsewhere), Err(ESTALE));
+    assert_eq!(guest.read(elsewhere, held, 0, 9).expect("still open"), b"elsewhere");
+    // Once the kernel has forgotten a file, nobody asks for it.
+    guest.forget(old, 1);
+    assert_eq!(guest.server.departed_count(), 1);
+    assert_eq!(read(old), Err(ESTALE));
+    // A removal that fails keeps none.
+    fs::create_dir(guest.host.join("d")).expect("made");
+    find("d");
+    assert!(guest.rename((ROOT, "old"), (ROOT, "d"), 0).is_err());
+    assert!(guest.remove_directory(ROOT, "old").is_err());
+    assert_eq!(guest.server.departed_count(), 1);
+    // Few are kept of many, and what is open is reached by its handle.
+    let many = (0..200).map(|_| {
+        fs::write(guest.host.join("one"), "x").expect("written");
+        let one = find("one");
+        guest.unlink(ROOT, "one").expect("removed");
+        assert!(guest.server.departed_count() <= 64);
+        one
+    });
+    let many: Vec<u64> = many.collect();
+    assert_eq!(read(many[0]), Err(ESTALE));
+    assert_eq!(read(many[199]).expect("kept"), b"x");
+    assert_eq!(read(gone).expect("open"), b"gone");
+}
+
+#[test]
 fn a_state_of_any_bytes_is_an_error_or_harmless() {
     let mut guest = Guest::new();
     fs::create_dir(guest.host.join(".castra")).expect("made");

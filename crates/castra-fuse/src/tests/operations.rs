@@ -149,6 +149,9 @@ fn an_open_file_outlives_its_name() {
     guest.unlink(ROOT, "a").expect("gone");
     assert_eq!(guest.read(b.node, other, 0, 10).expect("read"), b"replacing");
     guest.release(a.node, handle).expect("closed");
+    // Until the kernel forgets it, another process may be about to open it.
+    assert_eq!(guest.get_attributes(a.node).expect("known").links, 0);
+    guest.forget(a.node, 1);
     assert!(guest.get_attributes(a.node).is_err());
 }
 
