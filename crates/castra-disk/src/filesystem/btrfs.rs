@@ -6,8 +6,9 @@ use std::sync::Arc;
 use lambutter::{BlockRead, Error, Inode, Path};
 
 use super::{Entry, Fault, FileKind, FileReader, Filesystem, Guarded, Stat, Tree, check_entries};
+use crate::fields::le64;
 use crate::path::Inside;
-use crate::source::Shared;
+use crate::source::{Shared, Source, read_up_to};
 
 /// Number of the top level, which contains all subvolumes.
 const TOP_LEVEL: u64 = 5;
@@ -21,6 +22,18 @@ mod entry_type {
     pub(super) const FILE: u8 = 1;
     pub(super) const DIRECTORY: u8 = 2;
     pub(super) const LINK: u8 = 7;
+}
+
+/// Position of the superblock, in bytes, and of the root of the log tree in it (`struct
+/// btrfs_super_block`).
+const SUPERBLOCK: u64 = 0x1_0000;
+const LOG_ROOT: usize = 0x60;
+
+/// Returns `true` if there is a log tree: files were synced that no transaction has yet, and the
+/// machine ended.
+pub(super) fn needs_recovery(source: &dyn Source) -> io::Result<bool> {
+    let superblock = read_up_to(source, SUPERBLOCK, 4096)?;
+    Ok(le64(&superblock, LOG_ROOT).is_some_and(|root| root != 0))
 }
 
 /// Opens the default subvolume, and all others that the top level shows, each once.
@@ -149,5 +162,18 @@ fn fault(error: Error) -> Fault {
         | Error::UnsupportedProfile(feature)
         | Error::UnsupportedChecksum(feature) => Fault::Unsupported(feature.to_owned()),
         other => Fault::Damaged(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_tree_is_to_be_recovered() {
+        let mut disk = vec![0; 0x1_1000];
+        assert!(!needs_recovery(&disk).expect("read"));
+        disk[0x1_0000 + LOG_ROOT + 2] = 1;
+        assert!(needs_recovery(&disk).expect("read"));
     }
 }

@@ -176,7 +176,8 @@ pub(crate) fn open(identity: &Identity, source: &Shared) -> Result<Vec<Tree>, Fa
 pub(crate) fn needs_recovery(identity: &Identity, source: &Shared) -> io::Result<bool> {
     match identity.kind {
         Kind::Ext3 | Kind::Ext4 => ext::needs_recovery(source.as_ref()),
-        Kind::Ext2 | Kind::Xfs | Kind::Vfat | Kind::Btrfs => Ok(false),
+        Kind::Btrfs => btrfs::needs_recovery(source.as_ref()),
+        Kind::Ext2 | Kind::Xfs | Kind::Vfat => Ok(false),
     }
 }
 
