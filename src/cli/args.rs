@@ -184,9 +184,8 @@ pub(super) struct UpArgs {
     /// Forward whatever listens in the VMs, until they stop
     #[arg(long, value_enum, conflicts_with = "no_wait")]
     pub(super) ports: Option<PortsToForward>,
-    /// Allow the mounts of castra.toml, now and later, without asking
-    #[arg(long)]
-    pub(super) allow_mounts: bool,
+    #[command(flatten)]
+    pub(super) consent: ConsentArgs,
     /// Drop the memory of a suspended VM and boot from its disk, which was synced when it was
     /// suspended
     #[arg(long)]
@@ -198,6 +197,17 @@ pub(super) struct UpArgs {
 pub(super) enum PortsToForward {
     /// One for each TCP port on which something in the VM listens
     Auto,
+}
+
+/// Consents to what a castra.toml asks for.
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub(super) struct ConsentArgs {
+    /// Allow the mounts of castra.toml, now and later, without asking
+    #[arg(long)]
+    pub(super) allow_mounts: bool,
+    /// Allow the secrets of castra.toml's steps, now and later, without asking
+    #[arg(long)]
+    pub(super) allow_secrets: bool,
 }
 
 /// How VMs are started.
@@ -332,6 +342,10 @@ pub(super) struct StatusArgs {
 pub(super) struct ShellArgs {
     /// The VM [default: the only one]
     pub(super) vm: Option<String>,
+    /// Open it in a machine that is thrown away, on the disk as this step of the VM's `provision`
+    /// finds it; the number after the last step is for the disk after all steps
+    #[arg(long, value_name = "N", value_parser = step_number)]
+    pub(super) at_step: Option<usize>,
     /// Log in as this user of the guest
     #[arg(short, long, default_value = "root")]
     pub(super) user: String,
@@ -400,7 +414,8 @@ pub(super) struct GuestCommandArgs {
     after_help = "Nothing is kept: the VM, its disk and its keys are removed when the command or \
         castra ends.\n\n\
         Examples:\n  castra run -- uname -a\n  \
-        castra run --network isolated --timeout 60 --cp ./task:/task -- sh /task/run"
+        castra run --network isolated --timeout 60 --cp ./task:/task -- sh /task/run\n  \
+        castra run --provision setup.sh -- make test"
 )]
 pub(super) struct RunArgs {
     /// The image, from the catalog or this project's castra.toml, or a qcow2 of your own [default:
@@ -419,6 +434,12 @@ pub(super) struct RunArgs {
     /// Network access of the VM
     #[arg(long, value_enum, default_value_t = Reach::Full)]
     pub(super) network: Reach,
+    /// Prepare the disk by this script, which runs once for all runs with it; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(super) provision: Vec<PathBuf>,
+    /// Network access of the scripts [default: as the VM]
+    #[arg(long, value_enum, value_name = "NETWORK", requires = "provision")]
+    pub(super) provision_network: Option<Reach>,
     /// Mount a directory of this machine in the VM; may be repeated
     #[arg(
         long,
@@ -871,6 +892,11 @@ fn time_limit(text: &str) -> Result<Duration, String> {
 /// Parses the number of virtual CPUs.
 fn cpus(text: &str) -> Result<u32, String> {
     number(text, 1..=255)
+}
+
+/// Parses the number of a step, or that after the last one. A VM has at most 32 steps.
+fn step_number(text: &str) -> Result<usize, String> {
+    number(text, 1..=33).map(|number| number as usize)
 }
 
 /// Parses the number of starts to compare: all that are kept at most.

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use castra_engine::Command;
 use castra_engine::error::Result;
-use castra_engine::guest::ssh::{self, GuestExit, Target, Tty};
-use castra_engine::vm::{self, RecordError, UpOptions};
+use castra_engine::guest::ssh::{self, ExecRequest, GuestExit, StartDirectory, Stdio, Target, Tty};
+use castra_engine::vm::{self, Record, RecordError, UpOptions};
 
 use super::args::{ExecArgs, GuestCommandArgs, ShellArgs};
 use super::capture::Capture;
@@ -97,6 +97,9 @@ pub(super) fn shell(shell: &ShellArgs, context: &CommandContext) -> Result<ExitC
     if context.printer.is_json() {
         return Err(CliError::NoJson { what: "a shell" }.into());
     }
+    if let Some(number) = shell.at_step {
+        return at_step(number, shell, context);
+    }
     start_if_stopped(shell.vm.as_deref(), context)?;
     let (vm, project) = (shell.vm.as_deref(), context.project()?);
     let command = Command::in_recorded(vm, project, ssh::Command::Shell);
@@ -109,6 +112,36 @@ pub(super) fn shell(shell: &ShellArgs, context: &CommandContext) -> Result<ExitC
     let exit = command.status()?;
     vm::announce_ports(vm, project);
     Ok(ExitCode::from(exit.code()))
+}
+
+/// Opens a login shell in a machine that is thrown away, on the disk as a step finds it.
+fn at_step(number: usize, shell: &ShellArgs, context: &CommandContext) -> Result<ExitCode> {
+    let vm = the_only_one(shell.vm.as_deref(), context)?;
+    let (config, project) = (context.config()?, context.project()?);
+    let names = [vm.clone()];
+    let records = Record::all(project.layout);
+    let plan = vm::Plan::of_start(config, &names, project.layout, &records)?;
+    let tty = io::stdin().is_terminal().then(|| terminal(context)).transpose()?;
+    // Ctrl-C cancels a boot, but reaches the shell after it as a key.
+    install_signal_handlers(&context.runtime.cancel);
+    let open = |target: &Target| {
+        context.printer.tip(&format!(
+            "This is the disk of new VMs `{vm}` as step {number} finds it. Nothing that you do \
+            here is kept."
+        ));
+        let request = ExecRequest {
+            command: ssh::Command::Shell,
+            tty: tty.clone(),
+            environment: target.environment.clone(),
+            directory: shell.start_in.workdir.clone().map(StartDirectory::Named),
+            stdio: Stdio::inherit().map_err(CliError::Streams)?,
+        };
+        let target = Target { user: shell.user.clone(), ..target.clone() };
+        Ok(ssh::exec(&context.runtime.cancel, &target, request)?)
+    };
+    let exit: Result<GuestExit> = vm::at_step(&plan.vms[0], number, project, &open)?;
+    context.printer.tip("The machine and what was done in it are gone.");
+    Ok(ExitCode::from(exit?.code()))
 }
 
 fn start_if_stopped(vm: Option<&str>, context: &CommandContext) -> Result<()> {

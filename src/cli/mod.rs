@@ -10,6 +10,7 @@ mod clean;
 mod clone;
 mod completions;
 mod config;
+mod consent;
 mod console;
 mod context;
 mod cp;

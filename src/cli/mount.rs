@@ -1,8 +1,6 @@
-//! `castra mount` and `castra umount`: directories of this machine in a VM that runs; and the
-//! consent to mounts of a castra.toml.
+//! `castra mount` and `castra umount`: directories of this machine in a VM that runs.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead as _, IsTerminal as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,7 +15,6 @@ use serde::Serialize;
 
 use super::args::{CompanionArgs, MountArgs, UmountArgs};
 use super::context::CommandContext;
-use super::error::CliError;
 use super::json::MountView;
 
 /// Mounts of a VM after a change of them.
@@ -96,35 +93,6 @@ pub(super) fn companion(companion: &CompanionArgs) -> Result<ExitCode> {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     })
-}
-
-/// Asks for consent to the mounts of a castra.toml that need it, if there is a terminal.
-pub(super) fn ask(names: &[String], is_allowed: bool, context: &CommandContext) -> Result<()> {
-    let config = context.config()?;
-    if config.vms.iter().all(|vm| vm.mounts.is_empty()) {
-        return Ok(());
-    }
-    let project = context.project()?;
-    let ungranted = vm::ungranted_mounts(names, config, project);
-    // Without an answer, each of them is an error of its VM.
-    if ungranted.is_empty() || !(is_allowed || may_mount(&ungranted, context)?) {
-        return Ok(());
-    }
-    Ok(vm::grant_mounts(&ungranted, project)?)
-}
-
-fn may_mount(mounts: &[(String, Mount)], context: &CommandContext) -> Result<bool> {
-    if !io::stdin().is_terminal() || context.printer.is_json() {
-        return Ok(false);
-    }
-    let mut text = String::from("castra.toml shows directories of this machine to its VMs:");
-    for (vm, mount) in mounts {
-        text += &format!("\n  VM {vm} may {}", mount.wish());
-    }
-    context.printer.tip(&format!("{text}\nAllow it, now and later? [y/N]"));
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(CliError::Streams)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 #[cfg(test)]

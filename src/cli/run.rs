@@ -60,10 +60,13 @@ fn task(run: &RunArgs, context: &CommandContext) -> Result<Run> {
     let mut runtime = context.runtime.clone();
     let is_verbose = context.args.verbosity() == Verbosity::Verbose;
     runtime.reporter = Arc::new(RunReporter { inner: runtime.reporter, is_verbose });
-    let mut sandbox = Castra::of(runtime).sandbox().network(match run.network {
-        Reach::Full => Network::Full,
-        Reach::Isolated => Network::Isolated,
-    });
+    let mut sandbox = Castra::of(runtime).sandbox().network(network(run.network));
+    for script in &run.provision {
+        sandbox = sandbox.provision(script);
+    }
+    if let Some(reach) = run.provision_network {
+        sandbox = sandbox.provision_network(network(reach));
+    }
     if let Some(cpus) = run.cpus {
         sandbox = sandbox.cpus(cpus);
     }
@@ -92,6 +95,13 @@ fn task(run: &RunArgs, context: &CommandContext) -> Result<Run> {
         task = task.timeout(limit);
     }
     Ok(task)
+}
+
+fn network(reach: Reach) -> Network {
+    match reach {
+        Reach::Full => Network::Full,
+        Reach::Isolated => Network::Isolated,
+    }
 }
 
 /// Parses `SRC:DST`. A source may have colons, a destination has none.
@@ -125,6 +135,7 @@ impl RunReporter {
         match event {
             Event::ImageChosen { reason, .. } => reason.starts_with("cached"),
             Event::VmStarting { warm, .. } => *warm,
+            Event::ProvisionStep { cached, .. } => *cached,
             Event::ImageCacheHit { .. }
             | Event::AcceleratorChosen { .. }
             | Event::OverlayCreated { .. }

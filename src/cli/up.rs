@@ -10,14 +10,14 @@ use castra_engine::vm::{self, BootRecord, Record, UpOptions, UpOutcome, WaitFor}
 use super::args::{PortsToForward, StartArgs, UpArgs, Wait};
 use super::context::CommandContext;
 use super::error::CliError;
-use super::mount::{self, MountWord};
+use super::mount::MountWord;
 use super::outcome::{finish, tips};
-use super::project;
+use super::{consent, project};
 
 /// Starts VMs and prints what can be done with them.
 pub(super) fn run(up: &UpArgs, context: &CommandContext) -> Result<ExitCode> {
     let options = UpOptions { discard_suspended: up.discard_suspended, ..options(&up.start) };
-    mount::ask(&up.vms, up.allow_mounts, context)?;
+    consent::ask(&up.vms, &up.consent, context)?;
     let is_first = Record::names(context.layout()?).is_empty();
     let mut outcomes = match project::chosen_image(context.args)? {
         Some(image) => with_image(&image, context, options)?,

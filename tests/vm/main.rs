@@ -26,6 +26,8 @@ mod own_kernel;
 mod pipeline;
 mod ports;
 mod provision;
+mod provision_secrets;
+mod provision_uses;
 mod proxies;
 mod readme;
 mod real_disks;

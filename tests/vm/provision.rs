@@ -199,6 +199,7 @@ fn a_step_that_ends_its_own_vm_leaves_nothing() {
         (off.as_str(), "did not shut down properly after step 1"),
         (reboot.as_str(), "did not shut down properly after step 1"),
         (agents, "was lost in step 1"),
+        ("echo c > /proc/sysrq-trigger; sleep 1000", "the kernel panicked in step 1"),
     ] {
         project.write(
             "castra.toml",

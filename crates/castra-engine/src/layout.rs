@@ -700,6 +700,11 @@ impl UserStateLayout {
         self.root.join("mounts")
     }
 
+    /// Returns the path of the list of variables that the user lets steps of `provision` see.
+    pub fn secrets(&self) -> PathBuf {
+        self.root.join("secrets")
+    }
+
     /// Returns the directory of notes about the images' files that this user's castra made.
     pub fn products(&self) -> PathBuf {
         self.root.join("products")
@@ -726,6 +731,11 @@ impl CacheLayout {
     /// Returns the layout of transformed images.
     pub fn images(&self) -> ImagesLayout {
         ImagesLayout::new(self.root.join("images"))
+    }
+
+    /// Returns the path of the list of variables that the user lets steps of `provision` see.
+    pub fn secrets(&self) -> PathBuf {
+        self.root.join("secrets")
     }
 
     /// Returns the directory of notes about the images' files that this user's castra made.

@@ -225,7 +225,7 @@ fn show_vm(
         provision: Setting::new(
             definition.provision.iter().map(ToString::to_string).collect(),
             line("provision"),
-            "default",
+            if definition.provision.is_empty() { "default" } else { "of the image" },
         ),
         mounts: Setting::new(
             definition.mounts.iter().map(|declared| declared.mount.clone()).collect(),

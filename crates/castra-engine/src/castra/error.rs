@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::MAX_STEPS;
 use crate::error::{Explain, Kind, kind_of_io};
 
 /// Error before a throw-away VM is started.
@@ -12,6 +13,12 @@ pub(super) enum SandboxError {
     /// Neither the cache nor the directory for temporary files can be written to.
     #[error("cannot create {}", path.display())]
     Directory { path: PathBuf, source: io::Error },
+    /// A script that prepares the disk cannot be read.
+    #[error("cannot read the script {}", path.display())]
+    Script { path: PathBuf, source: io::Error },
+    /// A disk has too many layers.
+    #[error("the image and the command line together have more than {MAX_STEPS} steps")]
+    TooManySteps,
     /// The thread that QEMU's life depends on cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
@@ -21,7 +28,13 @@ impl Explain for SandboxError {
     fn kind(&self) -> Kind {
         match self {
             Self::Directory { source, .. } if kind_of_io(source) == Kind::Io => Kind::CannotCreate,
-            Self::Directory { source, .. } | Self::Thread(source) => kind_of_io(source),
+            Self::Script { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Kind::NotFound
+            }
+            Self::Directory { source, .. } | Self::Script { source, .. } | Self::Thread(source) => {
+                kind_of_io(source)
+            }
+            Self::TooManySteps => Kind::Usage,
         }
     }
 
@@ -31,7 +44,8 @@ impl Explain for SandboxError {
                 let path = path.display();
                 Some(format!("Give yourself access to {path}, or set TMPDIR to another directory."))
             }
-            Self::Directory { .. } | Self::Thread(_) => None,
+            Self::TooManySteps => Some("Put several scripts into one.".to_owned()),
+            Self::Directory { .. } | Self::Script { .. } | Self::Thread(_) => None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,14 +17,15 @@ use super::guest::{self, Guest, ROOT, Way};
 use crate::command::Lifetime;
 use crate::config::{
     self, BaseImageSource, BootProfile, Bounds, ChosenImage, ConfigOptions, DeclaredMount,
-    ManagedImageSelection, MountOrigin, ProjectConfig,
+    MAX_STEPS, ManagedImageSelection, MountOrigin, ProjectConfig, ProjectPath, ProvisionStep,
+    StepAction,
 };
 use crate::context::{RuntimeContext, working_directory};
 use crate::error::Result;
 use crate::files::create_private_directory;
 use crate::guest::Mount;
 use crate::guest::ssh::{Copied, Target};
-use crate::layout::{CacheLayout, ProjectLayout};
+use crate::layout::{CacheLayout, ProjectLayout, STATE_DIRECTORY};
 use crate::qemu::Network;
 use crate::state_root::StateRoot;
 use crate::vm::{self, Plan, ProjectRef, Throwaway, UpOptions};
@@ -42,6 +44,8 @@ pub struct SandboxBuilder {
     disk_bytes: Option<u64>,
     mounts: Vec<DeclaredMount>,
     auto_forwards: bool,
+    /// Scripts that prepare the disk, each kept as a layer.
+    scripts: Vec<PathBuf>,
     options: UpOptions,
 }
 
@@ -87,6 +91,21 @@ macro_rules! machine_settings {
             self
         }
 
+        /// Prepares the disk by a script, which runs as root before the VM exists, after those that
+        /// were named before and after the image's own steps. What it has done is kept for later
+        /// VMs with the same scripts.
+        pub fn provision(mut self, script: impl Into<std::path::PathBuf>) -> Self {
+            self$(.$field)?.add_script(script.into());
+            self
+        }
+
+        /// Sets the network of the scripts and of the image's steps, instead of the VM's. An
+        /// isolated step stays isolated.
+        pub fn provision_network(mut self, network: $crate::qemu::Network) -> Self {
+            self$(.$field)?.set_provision_network(network);
+            self
+        }
+
         /// Sets the time limit of the boot, instead of one that fits the accelerator.
         pub fn boot_timeout(mut self, limit: std::time::Duration) -> Self {
             self$(.$field)?.set_boot_limit(limit);
@@ -110,6 +129,7 @@ impl SandboxBuilder {
             disk_bytes,
             mounts,
             auto_forwards,
+            scripts: Vec::new(),
             options,
         }
     }
@@ -170,6 +190,14 @@ impl SandboxBuilder {
 
     pub(super) fn set_network(&mut self, network: Network) {
         self.options.network = network;
+    }
+
+    pub(super) fn add_script(&mut self, script: PathBuf) {
+        self.scripts.push(script);
+    }
+
+    pub(super) fn set_provision_network(&mut self, network: Network) {
+        self.options.provision_network = Some(network);
     }
 
     pub(super) fn set_boot_limit(&mut self, limit: Duration) {
@@ -253,6 +281,15 @@ impl SandboxBuilder {
             vm.memory_bytes = vm.memory_bytes.max(least);
             vm.boot_profile = Some(BootProfile::Managed);
             vm.base_image = image.source();
+            if let (Some(project), ChosenImage::Managed { name, .. }) = (&self.project, &image) {
+                vm.provision = project.image_steps.get(name).cloned().unwrap_or_default();
+            }
+        }
+        let scripts: std::result::Result<Vec<_>, _> =
+            self.scripts.iter().map(|path| script(path)).collect();
+        vm.provision.extend(scripts?);
+        if vm.provision.len() > MAX_STEPS {
+            return Err(SandboxError::TooManySteps.into());
         }
         vm.memory_bytes = self.memory_bytes.unwrap_or(vm.memory_bytes);
         config.bounds = Arc::new(Bounds::of_cache(&root, &place.layout));
@@ -261,6 +298,21 @@ impl SandboxBuilder {
         config.vms.push(vm);
         Ok(config)
     }
+}
+
+/// Returns the step of a script that the user has named, which may be a link.
+fn script(path: &Path) -> std::result::Result<ProvisionStep, SandboxError> {
+    let failed = |source| SandboxError::Script { path: path.to_owned(), source };
+    let real = path.canonicalize().map_err(failed)?;
+    let (Some(root), Some(name)) = (real.parent(), real.file_name()) else {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    };
+    if !real.is_file() {
+        return Err(failed(io::Error::other("it is not a regular file")));
+    }
+    let state_root = root.join(STATE_DIRECTORY);
+    let path = ProjectPath { root: root.to_owned(), below: name.into(), state_root };
+    Ok(StepAction::Script(path).alone())
 }
 
 /// Directory for the files of throw-away VMs.

@@ -177,6 +177,7 @@ fn default_project(
         bounds,
         vms: vec![vm],
         images: Default::default(),
+        image_steps: Default::default(),
         pinned: Vec::new(),
         keys: Default::default(),
         mirrors: Vec::new(),

@@ -91,6 +91,8 @@ const FILE: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f/]$";
 const TEXT_OR_FILE: &str = r"\n|^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f/]$";
 /// An absolute path that is not `/`.
 const GUEST_PATH: &str = r"^/[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f/]/*$";
+/// A variable of castra's environment.
+const SECRET: &str = "^env:[A-Za-z_][A-Za-z0-9_]{0,254}$";
 /// Lines with something in them.
 const COMMAND: &str =
     r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x08\x0b-\x1f\x7f-\x9f]*$";
@@ -307,17 +309,55 @@ struct Mount {
 #[schemars(untagged)]
 enum ProvisionStep {
     /// Lines for the VM's `/bin/sh`.
-    Run(#[schemars(length(max = MAX_COMMAND_BYTES), extend("pattern" = COMMAND))] String),
+    Command(#[schemars(length(max = MAX_COMMAND_BYTES), extend("pattern" = COMMAND))] String),
+    Run(RunStep),
     Script(ScriptStep),
     Copy(CopyStep),
 }
 
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
+#[schemars(extend("not" = { "required": ["secrets", "secret"] }))]
+struct RunStep {
+    /// Lines for the VM's `/bin/sh`.
+    #[schemars(length(max = MAX_COMMAND_BYTES), extend("pattern" = COMMAND))]
+    run: String,
+    /// Variables of castra's environment that the step sees: `env:NAME`.
+    #[schemars(inner(regex(pattern = SECRET)), extend("uniqueItems" = true))]
+    secrets: Option<Vec<String>>,
+    /// One secret, instead of `secrets`.
+    #[schemars(extend("pattern" = SECRET))]
+    secret: Option<String>,
+    /// Network of the step.
+    #[schemars(extend("default" = "full"))]
+    network: Option<StepNetwork>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+enum StepNetwork {
+    /// That of the VM.
+    Full,
+    /// None.
+    Isolated,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[schemars(extend("not" = { "required": ["secrets", "secret"] }))]
 struct ScriptStep {
     /// A script of the project's, relative to this file.
     #[schemars(extend("pattern" = PROJECT_FILE))]
     script: String,
+    /// Variables of castra's environment that the script sees: `env:NAME`.
+    #[schemars(inner(regex(pattern = SECRET)), extend("uniqueItems" = true))]
+    secrets: Option<Vec<String>>,
+    /// One secret, instead of `secrets`.
+    #[schemars(extend("pattern" = SECRET))]
+    secret: Option<String>,
+    /// Network of the step.
+    #[schemars(extend("default" = "full"))]
+    network: Option<StepNetwork>,
 }
 
 #[derive(JsonSchema)]
@@ -325,6 +365,9 @@ struct ScriptStep {
 struct CopyStep {
     /// A file or directory of the project's that is copied into the VM.
     copy: Copied,
+    /// Network of the step.
+    #[schemars(extend("default" = "full"))]
+    network: Option<StepNetwork>,
 }
 
 #[derive(JsonSchema)]
@@ -390,9 +433,25 @@ struct Images {
     /// Files of the public keys by which publishers of distributions sign, for `castra image
     /// update`.
     keys: Option<Keys>,
-    /// An image of your own.
+    /// An image of your own, or steps of one of the catalog.
     #[schemars(flatten)]
-    images: BTreeMap<String, Image>,
+    images: BTreeMap<String, NamedImage>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum NamedImage {
+    Own(Box<Image>),
+    OfCatalog(StepsOfImage),
+}
+
+/// Steps of an image of the catalog.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct StepsOfImage {
+    /// Steps of new VMs with this image, before their own.
+    #[schemars(length(max = MAX_STEPS))]
+    provision: Vec<ProvisionStep>,
 }
 
 /// Files of publishers' public keys in ASCII armor, relative to this file.
@@ -461,6 +520,9 @@ struct Image {
         extend("default" = defaults::DEVICES.map(DeviceModel::name)),
     )]
     devices: Option<Vec<String>>,
+    /// Steps of new VMs with this image, before their own.
+    #[schemars(length(max = MAX_STEPS))]
+    provision: Option<Vec<ProvisionStep>>,
 }
 
 /// Source of a file: one of `url`, `urls`, `path` and `python`, pinned by `sha256` or `sha512`.

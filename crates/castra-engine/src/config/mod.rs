@@ -45,7 +45,7 @@ pub use project::{
     BaseImageSource, BootProfile, DeclaredMount, Firmware, ImageVersion, ManagedImageSelection,
     MountOrigin, PortForward, ProjectConfig, Proxy, VmDefinition,
 };
-pub use provision::{ProjectPath, ProvisionStep};
+pub use provision::{MAX_STEPS, ProjectPath, ProvisionStep, StepAction, StepSecret};
 pub use template::{TemplateBase, template};
 pub use validate::name::is_vm_name;
 pub use validate::size::{SizeError, format_size, parse_disk, parse_memory};

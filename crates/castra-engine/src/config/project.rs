@@ -36,6 +36,8 @@ pub struct ProjectConfig {
     pub vms: Vec<VmDefinition>,
     /// Images that the user describes, by name.
     pub images: BTreeMap<String, ManagedImageSpec>,
+    /// Steps of images, by the images' names. A VM's own have them already.
+    pub image_steps: BTreeMap<String, Vec<ProvisionStep>>,
     /// Builds of distributions that the project's `castra.lock` pins, the current one of each name
     /// first.
     pub pinned: Vec<ManagedImageSpec>,

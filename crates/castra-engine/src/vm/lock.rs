@@ -32,20 +32,30 @@ pub(super) fn lock(vm: &str, project: ProjectRef<'_>) -> Result<VmLock, VmError>
             source,
         })
     };
-    let on_project = || report_wait("another castra cleaning up this project".into());
     let on_vm = || report_wait(format!("another castra working on VM `{vm}`"));
     loop {
-        state_root::create(project.layout.state_root())?;
-        let shared = Lock::share(&project.layout.project_lock(), project.cancel(), on_project())?;
-        if !shared.is_on(&project.layout.project_lock()) {
-            continue;
-        }
-        state_root::make(project.layout, project.context)?;
+        let shared = share_project(project)?;
         make(files.directory())?;
         let lock = Lock::acquire(&files.lock(), project.cancel(), on_vm())?;
         ensure_reachable(vm, project.layout)?;
         if lock.is_on(&files.lock()) {
             return Ok(VmLock { _vm: lock, _project: shared });
+        }
+    }
+}
+
+/// Takes a shared lock on a project, whose state root is created if there is none, so that no other
+/// castra removes what is about to be needed.
+pub(super) fn share_project(project: ProjectRef<'_>) -> Result<Lock, VmError> {
+    let path = &project.layout.project_lock();
+    loop {
+        state_root::create(project.layout.state_root())?;
+        let what = "another castra cleaning up this project".to_owned();
+        let on_wait = || project.report(&Event::Waiting { what });
+        let shared = Lock::share(path, project.cancel(), on_wait)?;
+        if shared.is_on(path) {
+            state_root::make(project.layout, project.context)?;
+            return Ok(shared);
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | `lock`, `journal`, `parallel` | the lock and the log of every operation, several VMs at once |
 //! | `monitor/` | sessions with a running QEMU, paused machines, files of one that has exited |
 //! | `companion/` | the process of castra's that works for a running VM: its start and its end |
+//! | `consents` | what the user has agreed to that a `castra.toml` asks for |
 //! | `mounts/`, `mount` | directories of the host in a guest, and mounting them in a running VM |
 //! | `live_ports`, `port` | ports that are forwarded to a VM while it runs, and changing them |
 //! | `accompany` | everything that the companion does for a VM by its record |
@@ -68,6 +69,7 @@ mod accompany;
 mod clean;
 mod clone_running;
 mod companion;
+mod consents;
 mod diagnosis;
 mod disk;
 mod down;
@@ -137,7 +139,10 @@ pub use record::{
 };
 pub use resize::{GrownRoot, Resized, resize};
 pub use restart::restart;
-pub use start::{SYSTEM_SSH_PORT, UpOptions, UpOutcome, WaitFor, check_port, port_owner};
+pub use start::{
+    SYSTEM_SSH_PORT, UngrantedSecret, UpOptions, UpOutcome, WaitFor, at_step, check_port,
+    grant_secrets, port_owner, ungranted_secrets,
+};
 pub use suspend::{check_clone, clone, suspend};
 pub use throwaway::{Throwaway, start_throwaway, throwaway_name};
 pub use timeline::{Phase, PhaseSpan, StartResult, Timeline};

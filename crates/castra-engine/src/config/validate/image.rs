@@ -9,8 +9,11 @@ use toml::Spanned;
 
 use super::super::defaults;
 use super::super::diagnostics::{Problem, Problems, listed, quoted};
+use super::super::project::{BaseImageSource, ManagedImageSelection};
+use super::super::provision::ProvisionStep;
 use super::super::schema::{Fields, Key, Value, key};
 use super::artifact::{self, Origin};
+use super::provision::{self, ProjectFiles};
 use super::size::{self, MIB};
 use super::{Place, name, path, url};
 use crate::managed::{
@@ -74,7 +77,10 @@ impl Problem for ImageProblem {
                 }
             }
             Self::NameOfCatalog(name) => {
-                format!("Pick another name, for instance `[images.my-{name}]`.")
+                format!(
+                    "Pick another name, for instance `[images.my-{name}]`. An image of the \
+                    catalog can have `provision` alone."
+                )
             }
             Self::KernelAlone(name) => format!(
                 "Describe `[images.{name}.initramfs]` too, or omit both: the disk then boots by \
@@ -110,12 +116,25 @@ pub(super) struct Images {
     pub(super) keys: BTreeMap<String, PathBuf>,
     /// Base URLs, without a trailing slash.
     pub(super) mirrors: Vec<String>,
+    /// Steps of images, also of the catalog's, by the images' names.
+    pub(super) steps: BTreeMap<String, Vec<ProvisionStep>>,
+}
+
+impl Images {
+    /// Returns the steps of an image.
+    pub(super) fn steps_of(&self, base: &BaseImageSource) -> &[ProvisionStep] {
+        let BaseImageSource::Managed(ManagedImageSelection::Exact { name, .. }) = base else {
+            return &[];
+        };
+        self.steps.get(name).map(Vec::as_slice).unwrap_or_default()
+    }
 }
 
 /// Reads the whole table. `known_images` are the IDs and versions of the catalog.
 pub(super) fn read_images(
     value: &Value<'_>,
     place: &Place<'_>,
+    files: ProjectFiles<'_>,
     known_images: &[(&str, &str)],
     problems: &mut Problems,
 ) -> Images {
@@ -132,8 +151,21 @@ pub(super) fn read_images(
     let mut origins = artifact::Origins::default();
     for (name, value) in fields.others() {
         let id = (*name.get_ref()).to_owned();
-        check_image_name(&name, known_images, problems);
-        if let Some(spec) = read_image(value, &id, place, &mut origins, problems) {
+        let is_known = known_images.iter().any(|(known, _)| *known == id);
+        let Some(mut fields) =
+            Fields::of(value, IMAGE, format!("the image {}", quoted(&id)), problems)
+        else {
+            images.names.insert(id);
+            continue;
+        };
+        let steps = provision::read(&mut fields, &format!("image `{id}`"), files, problems);
+        images.steps.insert(id.clone(), steps);
+        // An image of the catalog can have steps, and no other description.
+        if is_known && fields.others().next().is_none() {
+            continue;
+        }
+        check_image_name(&name, is_known, problems);
+        if let Some(spec) = read_image(fields, &id, place, &mut origins, problems) {
             images.specs.insert(id.clone(), spec);
         }
         images.names.insert(id);
@@ -166,23 +198,22 @@ fn read_keys(
     keys
 }
 
-fn check_image_name(name: &Spanned<&str>, known_images: &[(&str, &str)], problems: &mut Problems) {
+fn check_image_name(name: &Spanned<&str>, is_known: bool, problems: &mut Problems) {
     let id = *name.get_ref();
     if let Err(problem) = name::check_file_name("image name", id, name::MAX_IMAGE_NAME_BYTES) {
         problems.error(name.span(), &problem);
-    } else if known_images.iter().any(|(known, _)| *known == id) {
+    } else if is_known {
         problems.error(name.span(), &ImageProblem::NameOfCatalog(id.to_owned()));
     }
 }
 
 fn read_image(
-    value: &Value<'_>,
+    mut fields: Fields<'_>,
     id: &str,
     place: &Place<'_>,
     origins: &mut artifact::Origins,
     problems: &mut Problems,
 ) -> Option<ManagedImageSpec> {
-    let mut fields = Fields::of(value, IMAGE, format!("the image {}", quoted(id)), problems)?;
     let version = read_version(&mut fields, problems);
     let description = fields
         .line(DESCRIPTION, problems)

@@ -179,9 +179,11 @@ fn read_document(
     let place =
         Place { root, home: surroundings.home, allowed_outside: surroundings.allowed_outside };
     let (name, bounds) = read_project(&mut fields, &place, problems);
+    let state_root = bounds.state_root();
+    let files = provision::ProjectFiles { root, state_root: state_root.path() };
     let images = fields
         .value(image::IMAGES)
-        .map(|value| image::read_images(value, &place, surroundings.known_images, problems))
+        .map(|value| image::read_images(value, &place, files, surroundings.known_images, problems))
         .unwrap_or_default();
     let scope = Scope {
         file,
@@ -204,6 +206,7 @@ fn read_document(
         name,
         vms: drafts.into_iter().map(vm::VmDraft::into_definition).collect(),
         images: images.specs,
+        image_steps: images.steps,
         pinned: Vec::new(),
         keys: images.keys,
         mirrors: images.mirrors,

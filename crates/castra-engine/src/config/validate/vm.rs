@@ -16,6 +16,7 @@ use super::super::schema::{Fields, Key, Value, key, to_i128};
 use super::base::{self, Base};
 use super::image::{Images, read_option};
 use super::port::{self, SpannedForward};
+use super::provision::OfImage;
 use super::size::{self, MIB, format_size};
 use super::{Scope, cloud_init, mount, name, path, provision};
 use crate::layout::ProjectLayout;
@@ -189,8 +190,16 @@ pub(super) fn read_vm(
     let mounts = fields.array(MOUNTS, problems).unwrap_or_default();
     let mounts = mount::read(mounts, MOUNTS, &title, scope, problems);
     let has_cloud_init = cloud_init.is_some();
-    let provision =
-        provision::read(&mut fields, &title, boot_profile, has_cloud_init, scope, problems);
+    let of_image = OfImage { steps: scope.images.steps_of(&base.source), span: &base.span };
+    let provision = provision::read_of_vm(
+        &mut fields,
+        &title,
+        of_image,
+        boot_profile,
+        has_cloud_init,
+        scope,
+        problems,
+    );
     let proxy = fields.word(PROXY, &PROXIES, problems).map(|proxy| *proxy.get_ref());
     let span = fields.span();
     fields.warn_unknown(problems);

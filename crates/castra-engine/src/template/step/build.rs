@@ -11,7 +11,7 @@ use crate::cancel::Cancel;
 use crate::command::Lifetime;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
-use crate::files;
+use crate::files::{self, Lock};
 use crate::hex::hex;
 use crate::host::{millis, random_bytes, unix_time_ms};
 use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout};
@@ -25,7 +25,7 @@ use super::super::bake::{clear, clear_leftovers, machine_in, make_final, sync};
 use super::super::error::{TemplateError, file_error};
 use super::super::manifest::TemplateFile;
 use super::manifest::{StepIngredients, StepManifest};
-use super::store::{StepLayer, discard_step};
+use super::store::{StepLayer, discard_step, remove_leftovers};
 
 /// Time limit for QEMU to exit once its guest has shut down.
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -83,39 +83,92 @@ pub fn make_step<E: From<TemplateError>>(
     drive: impl FnOnce(StepMachine<'_>) -> Result<(), E>,
 ) -> Result<StepLayer, E> {
     let key = request.ingredients.key();
-    let steps = request.cache.steps();
-    let random: Result<[u8; 6], _> = random_bytes();
-    let attempt = hex(&random.map_err(file_error("read", Path::new("/dev/urandom")))?);
-    let work = steps.work(&key, &attempt);
-    let sockets = steps.sockets(&request.context.runtime_root, &attempt);
-    clear_leftovers(&steps, &key, Some(&request.context.runtime_root))?;
-    let made = make(request, &key, &work, &sockets, drive);
-    remove_sockets(&sockets);
-    if made.is_err() {
-        clear(&work)?;
-    }
+    let attempt = Attempt::new(request, &key)?;
+    let made = attempt.make(request, &key, drive);
+    attempt.end(made.is_err())?;
     made
 }
 
-fn make<E: From<TemplateError>>(
+/// Runs the machine of a step as long as `drive` does, and discards what it has written.
+///
+/// # Errors
+/// Those of `drive`, and any [`TemplateError`].
+pub fn try_step<T, E: From<TemplateError>>(
     request: &StepRequest<'_>,
-    key: &str,
-    work: &TemplateLayout,
-    sockets: &SocketsLayout,
-    drive: impl FnOnce(StepMachine<'_>) -> Result<(), E>,
-) -> Result<StepLayer, E> {
-    let started = Instant::now();
-    let (mut process, disk) = start(request, work, sockets)?;
-    failpoint::reach(Point::StepBooting);
-    let machine = StepMachine { process: &mut process, sockets, files: work, disk: &disk, started };
-    let driven = drive(machine);
-    process.end(if driven.is_ok() { END_LIMIT } else { Duration::ZERO });
-    driven?;
-    // While this attempt's directory exists: without it, the sockets of a castra that is killed
-    // later could not be found.
-    remove_sockets(sockets);
-    failpoint::reach(Point::StepEnded);
-    Ok(publish(request, key, work, started.elapsed())?)
+    drive: impl FnOnce(StepMachine<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    // Of its own: the layer may be in the making, in another machine.
+    let random: Result<[u8; 16], _> = random_bytes();
+    let key = hex(&random.map_err(file_error("read", Path::new("/dev/urandom")))?);
+    let runtime_root = Some(request.context.runtime_root.as_path());
+    remove_leftovers(request.cache, &request.cache.steps(), runtime_root)?;
+    let path = request.cache.step_lock(&key);
+    let lock = Lock::acquire(&path, &request.context.cancel, || ()).map_err(TemplateError::from)?;
+    let attempt = Attempt::new(request, &key)?;
+    let tried = attempt.run(request, Duration::ZERO, drive);
+    attempt.end(true)?;
+    // Of no use to any other, and one more with each machine.
+    let _ = fs::remove_file(&path);
+    drop(lock);
+    tried
+}
+
+/// Files and sockets of a machine.
+struct Attempt {
+    work: TemplateLayout,
+    sockets: SocketsLayout,
+}
+
+impl Attempt {
+    /// Names those of a new machine. What a killed one has left under the same key is removed.
+    fn new(request: &StepRequest<'_>, key: &str) -> Result<Self, TemplateError> {
+        let steps = request.cache.steps();
+        let random: Result<[u8; 6], _> = random_bytes();
+        let attempt = hex(&random.map_err(file_error("read", Path::new("/dev/urandom")))?);
+        let runtime_root = &request.context.runtime_root;
+        clear_leftovers(&steps, key, Some(runtime_root))?;
+        let (work, sockets) = (steps.work(key, &attempt), steps.sockets(runtime_root, &attempt));
+        Ok(Self { work, sockets })
+    }
+
+    /// Runs the machine. It has `end_limit` to end by itself, once `drive` has succeeded.
+    fn run<T, E: From<TemplateError>>(
+        &self,
+        request: &StepRequest<'_>,
+        end_limit: Duration,
+        drive: impl FnOnce(StepMachine<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let started = Instant::now();
+        let (work, sockets) = (&self.work, &self.sockets);
+        let (mut process, disk) = start(request, work, sockets)?;
+        failpoint::reach(Point::StepBooting);
+        let machine =
+            StepMachine { process: &mut process, sockets, files: work, disk: &disk, started };
+        let driven = drive(machine);
+        process.end(if driven.is_ok() { end_limit } else { Duration::ZERO });
+        driven
+    }
+
+    fn make<E: From<TemplateError>>(
+        &self,
+        request: &StepRequest<'_>,
+        key: &str,
+        drive: impl FnOnce(StepMachine<'_>) -> Result<(), E>,
+    ) -> Result<StepLayer, E> {
+        let started = Instant::now();
+        self.run(request, END_LIMIT, drive)?;
+        // While this attempt's directory exists: without it, the sockets of a castra that is killed
+        // later could not be found.
+        remove_sockets(&self.sockets);
+        failpoint::reach(Point::StepEnded);
+        Ok(publish(request, key, &self.work, started.elapsed())?)
+    }
+
+    /// Removes the sockets, and what is left of the files if nothing is to stay.
+    fn end(&self, is_discarded: bool) -> Result<(), TemplateError> {
+        remove_sockets(&self.sockets);
+        if is_discarded { clear(&self.work) } else { Ok(()) }
+    }
 }
 
 fn start(

@@ -58,6 +58,9 @@ pub struct StepIngredients {
     step: String,
     /// Digest of the files that it reads.
     inputs: Option<String>,
+    /// Names of its secrets. Their values make no difference.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    secrets: Vec<String>,
 }
 
 impl StepIngredients {
@@ -81,7 +84,14 @@ impl StepIngredients {
             is_isolated: spec.network == crate::qemu::Network::Isolated,
             step,
             inputs,
+            secrets: Vec::new(),
         }
+    }
+
+    /// Returns the ingredients of a step that sees secrets of these names.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Vec<String>) -> Self {
+        Self { secrets, ..self }
     }
 
     pub(super) fn is_of_this_format(&self) -> bool {
@@ -164,6 +174,7 @@ pub(super) mod tests {
             is_isolated: false,
             step: "apk add nginx".into(),
             inputs: None,
+            secrets: Vec::new(),
         }
     }
 
@@ -184,6 +195,9 @@ pub(super) mod tests {
             StepIngredients { step: "apk add vim".into(), ..sample() },
             StepIngredients { inputs: Some("decaf".into()), ..sample() },
             StepIngredients { is_isolated: true, ..sample() },
+            sample().with_secrets(vec!["A".into()]),
+            sample().with_secrets(vec!["A".into(), "B".into()]),
+            sample().with_secrets(vec!["AB".into()]),
             StepIngredients { disk_bytes: 20 << 30, ..sample() },
             StepIngredients { accelerator: Accelerator::Kvm, ..sample() },
             StepIngredients { cpu: "max".parse().expect("a CPU"), ..sample() },

@@ -12,6 +12,6 @@ mod build;
 mod manifest;
 mod store;
 
-pub use build::{StepMachine, StepRequest, make_step};
+pub use build::{StepMachine, StepRequest, make_step, try_step};
 pub use manifest::{Foundation, StepIngredients, StepManifest};
 pub use store::{StepLayer, list_steps, prune_steps, recognise_step, use_of_step};

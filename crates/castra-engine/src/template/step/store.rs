@@ -160,7 +160,7 @@ pub fn prune_steps(
             gone.push(layer);
         }
     }
-    remove_leftovers(cache, &steps)?;
+    remove_leftovers(cache, &steps, None)?;
     Ok(gone)
 }
 
@@ -173,13 +173,18 @@ pub(super) fn discard_step(steps: &TemplatesLayout, key: &str) -> Result<(), Tem
         .map_err(file_error("remove", layout.directory()))
 }
 
-/// Removes unfinished layers, and those without a readable manifest.
-fn remove_leftovers(cache: &CacheLayout, steps: &TemplatesLayout) -> Result<(), TemplateError> {
+/// Removes unfinished layers, with their sockets if the directory of those is known, and layers
+/// without a readable manifest.
+pub(super) fn remove_leftovers(
+    cache: &CacheLayout,
+    steps: &TemplatesLayout,
+    runtime_root: Option<&Path>,
+) -> Result<(), TemplateError> {
     for entry in files::readable_entries(steps.root()) {
         let Ok(name) = entry.file_name().into_string() else { continue };
         if let Some(key) = TemplatesLayout::key_of_work(&name) {
             if let Some(_lock) = Lock::try_acquire(&cache.step_lock(key))? {
-                clear_leftovers(steps, key, None)?;
+                clear_leftovers(steps, key, runtime_root)?;
             }
         } else if is_key(&name) {
             let Some(_lock) = Lock::try_acquire(&cache.step_lock(&name))? else { continue };

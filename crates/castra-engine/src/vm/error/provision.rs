@@ -43,6 +43,63 @@ pub enum ProvisionError {
         /// The file or directory.
         path: PathBuf,
     },
+    /// The VM has no steps.
+    #[error("VM `{vm}` has no steps in castra.toml")]
+    NoSteps {
+        /// The VM.
+        vm: String,
+    },
+    /// The VM has fewer steps.
+    #[error("VM `{vm}` has no step {number}: its steps are 1 to {of}")]
+    NoSuchStep {
+        /// The VM.
+        vm: String,
+        /// The number.
+        number: usize,
+        /// Number of steps.
+        of: usize,
+    },
+    /// The user has not agreed that steps see variables of castra's environment.
+    #[error(
+        "castra.toml gives the steps of VM `{vm}` {} of castra's environment",
+        variables.join(", ")
+    )]
+    SecretsNotGranted {
+        /// The VM.
+        vm: String,
+        /// The variables.
+        variables: Vec<String>,
+    },
+    /// The consent cannot be written down.
+    #[error("cannot write {}", path.display())]
+    Grant {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A secret has no value.
+    #[error("step {number} of VM `{vm}` ({text}) needs {name}, which is not set")]
+    NoSecret {
+        /// The VM.
+        vm: String,
+        /// Number of the step, from 1.
+        number: usize,
+        /// The step as one short line.
+        text: String,
+        /// The variable.
+        name: String,
+    },
+    /// A secret does not fit into an environment.
+    #[error("the value of {name}, for step {number} of VM `{vm}`, is too long for a variable")]
+    LongSecret {
+        /// The VM.
+        vm: String,
+        /// Number of the step, from 1.
+        number: usize,
+        /// The variable.
+        name: String,
+    },
     /// The step has failed.
     #[error("step {number} of {of} of VM `{vm}` ({text}) {exit}{}", quoted(output))]
     Failed {
@@ -87,6 +144,20 @@ pub enum ProvisionError {
         /// The reason.
         source: SshError,
     },
+    /// The guest's kernel gave up while the step ran.
+    #[error("the kernel panicked in step {number} of {of} of VM `{vm}` ({text}): {panic}")]
+    Panicked {
+        /// The VM.
+        vm: String,
+        /// Number of the step, from 1.
+        number: usize,
+        /// Number of steps.
+        of: usize,
+        /// The step as one short line.
+        text: String,
+        /// Last words of the kernel.
+        panic: String,
+    },
     /// The guest did not shut down in order after the step.
     #[error(
         "the VM did not shut down properly after step {number} of {of} of VM `{vm}` ({text}): \
@@ -120,33 +191,71 @@ impl Explain for ProvisionError {
             Self::Input { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Kind::NotFound
             }
-            Self::Input { source, .. } => kind_of_io(source),
+            Self::Input { source, .. } | Self::Grant { source, .. } => kind_of_io(source),
+            Self::SecretsNotGranted { .. } => Kind::Permission,
+            Self::NoSecret { .. }
+            | Self::LongSecret { .. }
+            | Self::NoSteps { .. }
+            | Self::NoSuchStep { .. } => Kind::Usage,
             Self::NoAgent { .. } | Self::Unsuitable { .. } | Self::Failed { .. } => Kind::Data,
             Self::Changed { .. } => Kind::Busy,
-            Self::NotStarted { .. } | Self::NotStopped { .. } => Kind::Unavailable,
+            Self::NotStarted { .. } | Self::Panicked { .. } | Self::NotStopped { .. } => {
+                Kind::Unavailable
+            }
             Self::Lost { source, .. } => source.kind(),
         }
     }
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::SecretsNotGranted { vm, .. } => {
+                return Some(format!(
+                    "A step can send them anywhere. If you want it, run `castra up {vm} \
+                    --allow-secrets` once."
+                ));
+            }
+            Self::NoSecret { name, .. } => {
+                return Some(format!(
+                    "Nothing has run. Set {name} in castra's environment; an empty one counts as \
+                    unset."
+                ));
+            }
+            Self::NoSteps { .. } => "`castra shell` opens a shell in the VM itself.",
+            Self::NoSuchStep { vm, of, .. } => {
+                return Some(format!(
+                    "`castra shell --at-step {} {vm}` shows the disk after the last one.",
+                    of + 1
+                ));
+            }
+            Self::LongSecret { .. } => "A variable has room for 127 KiB.",
+            Self::Grant { .. } => return None,
             Self::NoAgent { .. } => {
                 "Remove `provision` from castra.toml, or use a disk with a kernel that castra can \
                 boot."
             }
-            Self::Input { .. } => "`provision` in castra.toml names it, relative to castra.toml.",
+            Self::Input { .. } => {
+                "`provision` in castra.toml names it, relative to castra.toml, or --provision, \
+                relative to the working directory."
+            }
             Self::Unsuitable { .. } => {
                 "Files, directories and links inside the project can be copied, up to 1 GiB and \
                 100000 of them. `provision` in castra.toml names them."
             }
             Self::Changed { .. } => "Try again once nothing writes to it.",
-            Self::Failed { .. } => {
-                "Nothing of this step is kept, and the steps before it are not run again. Correct \
-                it in castra.toml, then: castra up"
+            Self::Failed { vm, number, .. } => {
+                return Some(format!(
+                    "Nothing of this step is kept, and the steps before it are not run again. \
+                    `castra shell --at-step {number} {vm}` opens a shell on the disk as it finds \
+                    it. Correct it in castra.toml, then: castra up"
+                ));
             }
             Self::Lost { source: SshError::Interrupted, .. } => return None,
             Self::NotStarted { .. } | Self::Lost { .. } => {
                 "Nothing of this step is kept. `castra doctor` checks QEMU and this machine."
+            }
+            Self::Panicked { .. } => {
+                "Nothing of this step is kept. The VM may have too little memory for it: `memory` \
+                in castra.toml."
             }
             Self::NotStopped { .. } => {
                 "Nothing of this step is kept. It may have started a service that does not stop, \

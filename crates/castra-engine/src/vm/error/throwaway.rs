@@ -2,7 +2,7 @@
 
 use crate::error::{Explain, Kind};
 
-use super::VmError;
+use super::{ProvisionError, VmError};
 
 /// Error of a throwaway VM. Its record and its logs are gone with it, so no hint names them.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,7 @@ impl Explain for ThrowawayError {
     fn hint(&self) -> Option<String> {
         match &*self.0 {
             VmError::Start(error) => error.advice(),
+            VmError::Provision(error) => hint_of_steps(error),
             VmError::Record(_)
             | VmError::Io(_)
             | VmError::Disk(_)
@@ -35,4 +36,19 @@ impl Explain for ThrowawayError {
             of_another_module => of_another_module.hint(),
         }
     }
+}
+
+/// Returns the hint of an error of a VM's steps, which belong to an image or to the command line.
+fn hint_of_steps(error: &ProvisionError) -> Option<String> {
+    let hint = match error {
+        ProvisionError::Failed { .. } => {
+            "Nothing of this step is kept, and the steps before it are not run again."
+        }
+        ProvisionError::SecretsNotGranted { .. } => {
+            "A step can send them anywhere. If you want it, run `castra up --allow-secrets` in the \
+            project once."
+        }
+        other => return other.hint(),
+    };
+    Some(hint.to_owned())
 }

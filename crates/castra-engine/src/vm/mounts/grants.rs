@@ -1,26 +1,19 @@
 //! The user's consent that VMs see directories of the host.
 //!
-//! A `castra.toml` may come from a stranger. A VM that can write to a project can leave programs
-//! there that run on the host, such as git's hooks, and one that can read other directories can
-//! send them away. So only directories of the project that a VM can read and not write need no
-//! consent. Consents are kept outside of all projects, where no archive or repository puts files.
+//! A VM that can write to a project can leave programs there that run on the host, such as git's
+//! hooks, and one that can read other directories can send them away. So only directories of the
+//! project that a VM can read and not write need no consent.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::context::RuntimeContext;
-use crate::files::create_private_directory;
 use crate::guest::Mount;
-use crate::trusted;
+use crate::vm::consents;
 
-/// Longest file of consents, in bytes.
-const MAX_BYTES: u64 = 4 << 20;
-
-/// A consent. The file has one per line, as JSON.
+/// A consent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Grant {
     /// Directory of the project.
@@ -47,9 +40,7 @@ pub(super) fn is_granted(
         return true;
     }
     let Some(path) = context.user_state.as_ref().map(|state| state.mounts()) else { return false };
-    let bytes = trusted::read(&path, MAX_BYTES).unwrap_or_default();
-    let grants = bytes.split(|byte| *byte == b'\n');
-    grants.filter_map(|line| serde_json::from_slice::<Grant>(line).ok()).any(|grant| {
+    consents::read::<Grant>(&path).into_iter().any(|grant| {
         *grant.project == *project
             && *grant.host == *mount.host
             && (grant.writable || mount.read_only)
@@ -74,21 +65,13 @@ pub(super) fn grant(
     if is_granted(mount, by_hand, project, context) {
         return Ok(());
     }
-    if let Some(directory) = path.parent() {
-        create_private_directory(directory)?;
-        trusted::directory(directory)?;
-    }
     let grant = Grant {
         project: project.into(),
         host: mount.host.as_path().into(),
         writable: !mount.read_only,
         by_hand,
     };
-    let mut line = serde_json::to_vec(&grant).map_err(io::Error::other)?;
-    line.push(b'\n');
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600);
-    trusted::open_with(&mut options, &path)?.write_all(&line)
+    consents::add(&path, &grant)
 }
 
 /// Returns `true` for a part of the project, unless that is the home directory or contains it: then

@@ -58,6 +58,10 @@ pub struct LayerRecord {
 pub struct ProvisionRecord {
     /// Digest of all steps, with what they have read.
     pub digest: String,
+    /// Digest of all steps, with the stamps of what they have read: one that is still the same
+    /// saves the hashing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<String>,
     /// Their layers, the lowest first.
     pub layers: Vec<LayerRecord>,
 }

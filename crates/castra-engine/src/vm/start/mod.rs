@@ -2,6 +2,7 @@
 //! run.
 
 mod account;
+mod at_step;
 mod attach;
 mod boot;
 mod continue_vm;
@@ -35,6 +36,7 @@ use super::record::{ProvisionRecord, Record};
 use super::timeline::{Phase, Stopwatch};
 
 pub(super) use account::record_timeline;
+pub use at_step::at_step;
 pub(super) use attach::{attach, check_network, is_stalled, report_running};
 pub(super) use continue_vm::{cancel_resume, cancel_suspend, continue_vm, discard};
 pub(super) use launch::launch_on_free_port;
@@ -43,6 +45,7 @@ pub(super) use machine::{machine, tcg_cpu};
 pub use options::{UpOptions, UpOutcome, WaitFor};
 pub use ports::{SYSTEM_SSH_PORT, check_port, port_owner};
 pub(super) use provision::warn_of_change;
+pub use provision::{UngrantedSecret, grant_secrets, ungranted_secrets};
 pub(super) use request::{BootRequest, boot_record, host_of};
 pub(super) use session::record_times;
 
@@ -96,7 +99,8 @@ pub(super) fn bring_up(
         && !definition.provision.is_empty()
     {
         stopwatch.begin(Phase::Template);
-        let (base, choice, network) = (&base, &choice, options.network);
+        let (base, choice) = (&base, &choice);
+        let network = options.provision_network.unwrap_or(options.network);
         let steps = Provisioning { plan, base, boots, binary, choice, project, network, limit };
         let provisioned = steps.layers()?;
         if let Some(top) = provisioned.top() {

@@ -32,6 +32,8 @@ pub struct UpOptions {
     pub lifetime: Lifetime,
     /// Network that the guest can reach.
     pub network: Network,
+    /// Network of the steps that prepare its disk, if it is not the guest's.
+    pub provision_network: Option<Network>,
 }
 
 impl Default for UpOptions {
@@ -45,6 +47,7 @@ impl Default for UpOptions {
             discard_suspended: false,
             lifetime: Lifetime::Own,
             network: Network::Full,
+            provision_network: None,
         }
     }
 }

@@ -9,7 +9,8 @@ use crate::managed::{ArtifactRole, ArtifactSource, Compression, ManagedDiskKind,
 use crate::sockets::Protocol;
 
 use super::*;
-use crate::config::ProvisionStep;
+use crate::config::{ProvisionStep, StepAction, StepSecret};
+use crate::qemu::Network;
 
 #[test]
 fn a_minimal_file_gets_every_default() {
@@ -255,6 +256,8 @@ fn steps_name_files_of_the_project() {
         { script = "./setup/run.sh" },
         { copy = { from = ".", to = "/srv/app/" } },
         { copy = { from = "..config", to = "/" } },
+        { run = "npm ci", secrets = ["env:NPM", "env:A"], network = "full" },
+        { script = "a.sh", secret = "env:A", network = "isolated" },
     ]"#;
     let project = project(&vm(steps));
     let path = |below: &str| crate::config::ProjectPath {
@@ -262,12 +265,42 @@ fn steps_name_files_of_the_project() {
         below: below.into(),
         state_root: "/project/.castra".into(),
     };
-    let copy = |from, to: &str| ProvisionStep::Copy { from: path(from), to: to.to_owned() };
+    let copy = |from, to: &str| StepAction::Copy { from: path(from), to: to.to_owned() };
+    let secret = |name: &str| StepSecret { name: name.to_owned(), root: "/project".into() };
     let expected = [
-        ProvisionStep::Run("apk add nginx\n\ttrue".to_owned()),
-        ProvisionStep::Script(path("setup/run.sh")),
-        copy("", "/srv/app/"),
-        copy("..config", "/"),
+        StepAction::Run("apk add nginx\n\ttrue".to_owned()).alone(),
+        StepAction::Script(path("setup/run.sh")).alone(),
+        copy("", "/srv/app/").alone(),
+        copy("..config", "/").alone(),
+        ProvisionStep {
+            secrets: vec![secret("A"), secret("NPM")],
+            ..StepAction::Run("npm ci".to_owned()).alone()
+        },
+        ProvisionStep {
+            action: StepAction::Script(path("a.sh")),
+            secrets: vec![secret("A")],
+            network: Network::Isolated,
+        },
     ];
     assert_eq!(project.vms[0].provision, expected);
+}
+
+#[test]
+fn steps_of_an_image_come_before_those_of_a_vm() {
+    let project = project(
+        "[images.alpine-minimal]\nprovision = [\"one\"]\n\
+         [images.own]\nprovision = [\"two\"]\nrootfs = { path = \"a.qcow2\", sha256 = \"@\" }\n\
+         [[vms]]\nname = \"a\"\nmanaged_image = \"alpine-minimal\"\nprovision = [\"three\"]\n\
+         [[vms]]\nname = \"b\"\nmanaged_image = \"own\"\n\
+         [[vms]]\nname = \"c\"\nbase_image = \"own\"\n"
+            .replace('@', &"ab".repeat(32))
+            .as_str(),
+    );
+    let steps: Vec<Vec<String>> = project
+        .vms
+        .iter()
+        .map(|vm| vm.provision.iter().map(ToString::to_string).collect())
+        .collect();
+    assert_eq!(steps, [vec!["one", "three"], vec!["two"], vec![]]);
+    assert_eq!(project.images.len(), 1);
 }

@@ -59,6 +59,7 @@ const BEYOND_SCHEMA: &[(&str, &[usize])] = &[
     ("same_name", &[0, 1]),
     ("state_directories", &[1, 2, 3]),
     ("steps", &[6]),
+    ("steps_of_images", &[2, 3, 4]),
     ("steps_without_an_agent", &[0, 1]),
     ("unknown_images", &[0, 1, 2, 3]),
     ("versions", &[2]),

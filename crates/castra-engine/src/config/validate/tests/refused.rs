@@ -647,6 +647,16 @@ fn refused_steps() {
         r#"[{ copy = { from = "a" } }]"#,
         r#"[{ copy = { from = "a", to = "srv" } }]"#,
         r#"[{ copy = { from = "a", to = "/srv/../etc" } }]"#,
+        r#"[{ run = " " }]"#,
+        r#"[{ run = "true", script = "a.sh" }]"#,
+        r#"[{ run = "true", secrets = "env:A" }]"#,
+        r#"[{ run = "true", secrets = ["A"] }]"#,
+        r#"[{ run = "true", secret = "env:A=B" }]"#,
+        r#"[{ run = "true", secret = "env:A\u0000" }]"#,
+        r#"[{ run = "true", secrets = ["env:A", "env:A"] }]"#,
+        r#"[{ run = "true", secrets = ["env:A"], secret = "env:B" }]"#,
+        r#"[{ copy = { from = "a", to = "/a" }, secret = "env:A" }]"#,
+        r#"[{ run = "true", network = "none" }]"#,
         too_many.as_str(),
     ];
     assert_refusals("steps", &each(&vm("provision = @"), &values));
@@ -657,4 +667,19 @@ fn refused_steps_without_an_agent_or_with_cloud_init() {
     let lines = ["boot_profile = \"native\"", "cloud_init = { user_data = \"a.yaml\" }"];
     let document = "[[vms]]\nname = \"dev\"\nbase_image = \"a.qcow2\"\nprovision = [\"true\"]\n@";
     assert_refusals("steps_without_an_agent", &each(document, &lines));
+}
+
+#[test]
+fn refused_steps_of_images() {
+    let vm = "[[vms]]\nname = \"dev\"\nmanaged_image = \"alpine-minimal\"\n";
+    let many = format!("[{}]", "\"true\", ".repeat(20));
+    let documents = [
+        format!("[images.alpine-minimal]\nprovision = [\" \"]\n{vm}"),
+        format!("[images.alpine-minimal]\nprovision = [\"true\"]\nversion = \"v2\"\n{vm}"),
+        format!("[images.nothing]\nprovision = [\"true\"]\n{vm}"),
+        format!("[images.alpine-minimal]\nprovision = {many}\n{vm}provision = {many}\n"),
+        format!("[images.alpine-minimal]\nprovision = [\"true\"]\n{vm}boot_profile = \"native\"\n"),
+    ];
+    let documents: Vec<&str> = documents.iter().map(String::as_str).collect();
+    assert_refusals("steps_of_images", &each("@", &documents));
 }

@@ -1,4 +1,4 @@
-//! Files of the project that a step reads: their digest, and an archive of them.
+//! Files of the project that a step reads: their digest, an archive of them, and their stamp.
 //!
 //! A configuration may be a stranger's. So nothing but the project's own files is read: each
 //! directory on the way is opened without following a link, and links are copied as links.
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::cancel::Cancel;
-use crate::config::{ProjectPath, ProvisionStep};
+use crate::config::{ProjectPath, StepAction};
 use crate::hex::hex;
 use crate::layout::STATE_DIRECTORY;
 use crate::vm::error::{ProvisionError, VmError};
@@ -37,11 +37,24 @@ const PERMISSIONS: u32 = 0o777;
 /// # Errors
 /// [`ProvisionError::Input`], [`ProvisionError::Unsuitable`] or an interruption.
 pub(super) fn digest(
-    step: &ProvisionStep,
+    step: &StepAction,
     vm: &str,
     cancel: &Cancel,
 ) -> Result<Option<String>, VmError> {
-    read(step, vm, None, cancel)
+    read(step, vm, Purpose::Digest, cancel)
+}
+
+/// Returns a digest of the sizes, times and inodes of what a step reads, which is quickly known.
+/// With the same stamp as before, it is the same.
+///
+/// # Errors
+/// Those of [`digest`].
+pub(super) fn stamp(
+    step: &StepAction,
+    vm: &str,
+    cancel: &Cancel,
+) -> Result<Option<String>, VmError> {
+    read(step, vm, Purpose::Stamp, cancel)
 }
 
 /// Writes an archive of what a step reads. Returns its digest.
@@ -49,12 +62,22 @@ pub(super) fn digest(
 /// # Errors
 /// Those of [`digest`], and of writing.
 pub(super) fn pack(
-    step: &ProvisionStep,
+    step: &StepAction,
     vm: &str,
     archive: &mut tar::Builder<File>,
     cancel: &Cancel,
 ) -> Result<Option<String>, VmError> {
-    read(step, vm, Some(archive), cancel)
+    read(step, vm, Purpose::Archive(archive), cancel)
+}
+
+/// Purpose of a walk through a step's files.
+enum Purpose<'a> {
+    /// A digest of names, permissions, contents and links.
+    Digest,
+    /// An archive, and the same digest.
+    Archive(&'a mut tar::Builder<File>),
+    /// A digest of names, permissions, links, sizes, times and inodes.
+    Stamp,
 }
 
 /// Returns the name in the archive of a file that is copied to `to`; a path that ends in a slash is
@@ -79,27 +102,27 @@ pub(super) fn is_directory(path: &ProjectPath, vm: &str) -> Result<bool, VmError
 }
 
 fn read(
-    step: &ProvisionStep,
+    step: &StepAction,
     vm: &str,
-    archive: Option<&mut tar::Builder<File>>,
+    purpose: Purpose<'_>,
     cancel: &Cancel,
 ) -> Result<Option<String>, VmError> {
     let (path, name) = match step {
-        ProvisionStep::Run(_) => return Ok(None),
-        ProvisionStep::Script(path) => (path, OsString::from(SCRIPT)),
-        ProvisionStep::Copy { from, to } => (from, name_at(to, from)),
+        StepAction::Run(_) => return Ok(None),
+        StepAction::Script(path) => (path, OsString::from(SCRIPT)),
+        StepAction::Copy { from, to } => (from, name_at(to, from)),
     };
     let (opened, stat) = open(path).map_err(|error| unreadable(vm, path.absolute(), error))?;
     let hasher = Sha256::new();
-    let mut reading = Reading { vm, path, archive, hasher, left: MAX_BYTES, entries: 0, cancel };
+    let mut reading = Reading { vm, path, purpose, hasher, left: MAX_BYTES, entries: 0, cancel };
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory if matches!(step, ProvisionStep::Copy { .. }) => {
+        FileType::Directory if matches!(step, StepAction::Copy { .. }) => {
             reading.hasher.update(b"directory");
             reading.directory(opened, &mut PathBuf::new(), &path.absolute(), 0)?;
         }
         FileType::RegularFile => {
             let mode = match step {
-                ProvisionStep::Script(_) => 0o755,
+                StepAction::Script(_) => 0o755,
                 _ => stat.st_mode & PERMISSIONS,
             };
             reading.file(opened, &stat, mode, Path::new(&name), &path.absolute())?;
@@ -160,7 +183,7 @@ fn unreadable(vm: &str, path: PathBuf, source: io::Error) -> VmError {
 struct Reading<'a> {
     vm: &'a str,
     path: &'a ProjectPath,
-    archive: Option<&'a mut tar::Builder<File>>,
+    purpose: Purpose<'a>,
     hasher: Sha256,
     /// Bytes that may still be read.
     left: u64,
@@ -180,6 +203,15 @@ impl Reading<'_> {
         self.hasher.update((name.len() as u64).to_be_bytes());
         self.hasher.update(name);
         self.hasher.update(mode.to_be_bytes());
+    }
+
+    /// Adds a file's times and inode to the digest.
+    fn note_stamp(&mut self, stat: &Stat) {
+        let times = [stat.st_mtime, stat.st_ctime].map(i64::from);
+        let fractions = [stat.st_mtime_nsec, stat.st_ctime_nsec].map(|nanos| nanos as i64);
+        for number in times.into_iter().chain(fractions).chain([stat.st_ino as i64]) {
+            self.hasher.update(number.to_be_bytes());
+        }
     }
 
     /// Reads the entries of a directory. `below` is its name in the archive.
@@ -269,7 +301,7 @@ impl Reading<'_> {
         self.note(b'l', below, 0);
         self.hasher.update((target.len() as u64).to_be_bytes());
         self.hasher.update(target.as_bytes());
-        let Some(archive) = &mut self.archive else { return Ok(()) };
+        let Purpose::Archive(archive) = &mut self.purpose else { return Ok(()) };
         let mut header = header(tar::EntryType::Symlink, 0o777, 0, stat);
         let appended = archive.append_link(&mut header, below, target);
         appended.map_err(|error| unreadable(self.vm, path.to_owned(), error))
@@ -290,6 +322,10 @@ impl Reading<'_> {
         self.left = left;
         self.note(b'f', below, mode);
         self.hasher.update(size.to_be_bytes());
+        if matches!(self.purpose, Purpose::Stamp) {
+            self.note_stamp(stat);
+            return Ok(());
+        }
         // Another file could be larger than this one was a moment ago.
         let mut hasher = self.hasher.clone();
         let inner = File::from(opened).take(size);
@@ -311,9 +347,9 @@ impl Reading<'_> {
         mut contents: impl Read,
         path: &Path,
     ) -> Result<(), VmError> {
-        let appended = match &mut self.archive {
-            Some(archive) => archive.append_data(header, below, contents),
-            None => io::copy(&mut contents, &mut io::sink()).map(drop),
+        let appended = match &mut self.purpose {
+            Purpose::Archive(archive) => archive.append_data(header, below, contents),
+            Purpose::Digest | Purpose::Stamp => io::copy(&mut contents, &mut io::sink()).map(drop),
         };
         appended.map_err(|error| {
             let cancelled = self.cancel.check().err();
@@ -383,8 +419,8 @@ mod tests {
             self.0.path().join(below)
         }
 
-        fn copy(&self, from: &str, to: &str) -> ProvisionStep {
-            ProvisionStep::Copy { from: self.path(from), to: to.to_owned() }
+        fn copy(&self, from: &str, to: &str) -> StepAction {
+            StepAction::Copy { from: self.path(from), to: to.to_owned() }
         }
 
         fn path(&self, below: &str) -> ProjectPath {
@@ -397,8 +433,13 @@ mod tests {
             digest(&step, "dev", &Cancel::new()).map(|digest| digest.expect("reads files"))
         }
 
+        fn stamp(&self, from: &str) -> String {
+            let step = self.copy(from, "/srv/app");
+            stamp(&step, "dev", &Cancel::new()).expect("read").expect("reads files")
+        }
+
         /// Returns the members of a step's archive: mode and content or target by name.
-        fn packed(&self, step: &ProvisionStep) -> BTreeMap<String, (u32, String)> {
+        fn packed(&self, step: &StepAction) -> BTreeMap<String, (u32, String)> {
             let file = tempfile::tempfile().expect("a file");
             let mut builder = tar::Builder::new(file.try_clone().expect("a file"));
             let packed = pack(step, "dev", &mut builder, &Cancel::new()).expect("packed");
@@ -437,7 +478,7 @@ mod tests {
         assert_eq!(file["tool"], (0o750, "#!/bin/sh".to_owned()));
         let into = project.packed(&project.copy("app/bin/run", "/srv/"));
         assert_eq!(into["run"].1, "#!/bin/sh");
-        let script = ProvisionStep::Script(project.path("app/bin/run"));
+        let script = StepAction::Script(project.path("app/bin/run"));
         assert_eq!(project.packed(&script)[SCRIPT], (0o755, "#!/bin/sh".to_owned()));
     }
 
@@ -515,5 +556,28 @@ mod tests {
         fs::create_dir_all(project.at("app").join(deep)).expect("made");
         let error = project.digest("app").expect_err("is refused");
         assert!(error.to_string().contains("too deep"), "{error}");
+    }
+
+    #[test]
+    fn a_stamp_changes_with_every_change_and_by_nothing_else() {
+        let project = Project::new();
+        let before = project.stamp("app");
+        assert_eq!(project.stamp("app"), before);
+        fs::write(project.at("secret"), "elsewhere").expect("written");
+        fs::write(project.at("app/.castra/vm.json"), "other").expect("written");
+        assert_eq!(project.stamp("app"), before);
+        // As long as before, and of the same time.
+        let run = project.at("app/bin/run");
+        let time = fs::metadata(&run).and_then(|file| file.modified()).expect("a time");
+        fs::write(&run, "#!/bin/rs").expect("written");
+        fs::File::options()
+            .append(true)
+            .open(&run)
+            .and_then(|file| file.set_modified(time))
+            .expect("set");
+        let changed = project.stamp("app");
+        assert_ne!(changed, before);
+        fs::write(project.at("app/new"), "").expect("written");
+        assert_ne!(project.stamp("app"), changed);
     }
 }

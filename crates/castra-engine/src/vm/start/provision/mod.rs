@@ -6,25 +6,27 @@
 
 mod end;
 mod inputs;
+mod mask;
 mod output;
 mod run;
+mod secrets;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::cancel::Cancel;
-use crate::config::{ProvisionStep, Proxy};
+use crate::config::{ProvisionStep, Proxy, StepAction};
 use crate::files::Lock;
 use crate::guest::proxies_for_guest;
+use crate::guest::ssh::Target;
 use crate::hex::hex;
 use crate::layout::CacheLayout;
 use crate::qemu::{AcceleratorChoice, MachineSpec, Network, Qcow2Header, QemuBinary};
 use crate::report::{Event, ImageLabel};
 use crate::template::{
     Damage, Foundation, StepIngredients, StepLayer, StepRequest, TemplateError, make_step,
-    recognise_step,
+    recognise_step, try_step,
 };
 use crate::vm::disk::{Base, confirm, layer};
 use crate::vm::error::{ProvisionError, VmError};
@@ -35,6 +37,8 @@ use crate::vm::record::{LayerRecord, ProvisionRecord, Record};
 
 use super::machine::machine;
 use super::warm::image_label;
+
+pub use secrets::{UngrantedSecret, grant_secrets, ungranted_secrets};
 
 use run::StepRun;
 
@@ -72,14 +76,29 @@ impl Provisioning<'_> {
             return Err(ProvisionError::NoAgent { vm: self.vm() }.into());
         }
         let steps = &self.plan.definition.provision;
+        let (vm, cancel) = (self.vm(), self.project.cancel());
+        // Before anything is read, so that a change meanwhile is one of the stamp.
+        let stamp = digest_with(steps, |step| inputs::stamp(step, &vm, cancel))?;
+        let (layers, all_inputs) = self.layers_of(steps)?;
+        let digest = digest_of(steps, &all_inputs);
+        Ok(ProvisionRecord { digest, stamp: Some(stamp), layers })
+    }
+
+    /// Ensures that the layers of these first steps are in the project. Returns them, and the
+    /// digests of what the steps read.
+    fn layers_of(
+        &self,
+        steps: &[ProvisionStep],
+    ) -> Result<(Vec<LayerRecord>, Vec<Option<String>>), VmError> {
+        let (vm, cancel) = (self.vm(), self.project.cancel());
         let (mut layers, mut all_inputs) = (Vec::<LayerRecord>::new(), Vec::new());
         for (index, step) in steps.iter().enumerate() {
-            let inputs = inputs::digest(step, &self.vm(), self.project.cancel())?;
+            let inputs = inputs::digest(&step.action, &vm, cancel)?;
             let planned = self.plan_step(step, index + 1, inputs.clone(), layers.last())?;
-            layers.push(self.layer(&planned)?);
+            layers.push(self.layer(&planned, steps)?);
             all_inputs.push(inputs);
         }
-        Ok(ProvisionRecord { digest: digest_of(steps, &all_inputs), layers })
+        Ok((layers, all_inputs))
     }
 
     fn plan_step<'s>(
@@ -110,27 +129,41 @@ impl Provisioning<'_> {
         let ingredients = StepIngredients::new(
             self.label(),
             on,
-            &self.spec(self.boots),
+            &self.spec(step, self.boots),
             disk_bytes,
-            canonical(step),
+            canonical(&step.action),
             inputs.clone(),
         );
+        let ingredients = ingredients.with_secrets(names_of_secrets(step));
         Ok(Planned { step, number, inputs, ingredients, foundation, backing_file })
     }
 
     /// Returns the layer of a step, brought into the project. A cache that cannot be written to is
     /// replaced by the project's own, as for images.
-    fn layer(&self, planned: &Planned<'_>) -> Result<LayerRecord, VmError> {
-        let user = self.project.context.cache.clone();
-        match self.layer_in(&user, planned) {
+    fn layer(
+        &self,
+        planned: &Planned<'_>,
+        wanted: &[ProvisionStep],
+    ) -> Result<LayerRecord, VmError> {
+        self.in_cache(|cache| self.layer_in(cache, planned, wanted))
+    }
+
+    /// Does something in the user's cache, or in the project's own if that cannot be written to.
+    fn in_cache<T>(&self, work: impl Fn(&CacheLayout) -> Result<T, VmError>) -> Result<T, VmError> {
+        match work(&self.project.context.cache) {
             Err(VmError::Template(error)) if error.is_unwritable() => {
-                self.layer_in(&self.project.layout.own_cache(), planned)
+                work(&self.project.layout.own_cache())
             }
             outcome => outcome,
         }
     }
 
-    fn layer_in(&self, cache: &CacheLayout, planned: &Planned<'_>) -> Result<LayerRecord, VmError> {
+    fn layer_in(
+        &self,
+        cache: &CacheLayout,
+        planned: &Planned<'_>,
+        wanted: &[ProvisionStep],
+    ) -> Result<LayerRecord, VmError> {
         let key = planned.ingredients.key();
         let found = self.open(cache, &key)?;
         let layer = match found {
@@ -138,7 +171,7 @@ impl Provisioning<'_> {
                 self.report_step(planned, true);
                 layer
             }
-            None => self.make_in(cache, planned, &key)?,
+            None => self.make_in(cache, planned, wanted, &key)?,
         };
         let (file, disk) = (&layer.manifest.disk, layer.layout.disk());
         Ok(layer::bring_file(&key, file, &disk, self.project)?)
@@ -162,6 +195,7 @@ impl Provisioning<'_> {
         &self,
         cache: &CacheLayout,
         planned: &Planned<'_>,
+        wanted: &[ProvisionStep],
         key: &str,
     ) -> Result<StepLayer, VmError> {
         let what = "another castra running the same step".to_owned();
@@ -174,14 +208,38 @@ impl Provisioning<'_> {
             self.report_step(planned, true);
             return Ok(layer);
         }
+        // The steps above will have to run, too: before this one has taken its time.
+        let number = planned.number;
+        secrets::check(&wanted[number - 1..], number, &self.vm(), self.project.context)?;
         self.report_step(planned, false);
         if planned.number == 1 {
             // Disks will be based on the image: this one time it is hashed whatever its stamp says.
             confirm(self.base.clone(), self.project)?;
         }
+        let made = self.with_machine(cache, planned, &|| lock.is_on(&path), |request, run| {
+            make_step(request, |machine| run.drive(machine))
+        })?;
+        self.project.report(&Event::ProvisionStepDone {
+            vm: self.vm(),
+            step: planned.number,
+            of: self.plan.definition.provision.len(),
+            took_ms: made.manifest.took_ms,
+            bytes: made.manifest.disk.allocated_bytes,
+        });
+        Ok(made)
+    }
+
+    /// Prepares the machine of a step.
+    fn with_machine<T>(
+        &self,
+        cache: &CacheLayout,
+        planned: &Planned<'_>,
+        is_alone: &dyn Fn() -> bool,
+        work: impl FnOnce(&StepRequest<'_>, &StepRun<'_>) -> Result<T, VmError>,
+    ) -> Result<T, VmError> {
         let now = self.boots_of(&planned.foundation, planned.number)?;
         let boots = now.as_ref().unwrap_or(self.boots);
-        let spec = self.spec(boots);
+        let spec = self.spec(planned.step, boots);
         let run = StepRun {
             vm: self.vm(),
             step: planned.step,
@@ -193,6 +251,7 @@ impl Provisioning<'_> {
                 Proxy::Host => proxies_for_guest(&self.project.context.environment),
                 Proxy::None => Vec::new(),
             },
+            secrets: secrets::variables(planned.step, self.project.context),
             limit: self.limit,
             context: self.project.context,
         };
@@ -207,17 +266,35 @@ impl Provisioning<'_> {
             binary: self.binary,
             cache,
             context: self.project.context,
-            is_alone: &|| lock.is_on(&path),
+            is_alone,
         };
-        let made = make_step(&request, |machine| run.drive(machine))?;
-        self.project.report(&Event::ProvisionStepDone {
-            vm: self.vm(),
-            step: planned.number,
-            of: self.plan.definition.provision.len(),
-            took_ms: made.manifest.took_ms,
-            bytes: made.manifest.disk.allocated_bytes,
-        });
-        Ok(made)
+        work(&request, &run)
+    }
+
+    /// Runs `work` in a machine on the disk that a step finds, or on that of all steps for the
+    /// number after the last one. Whatever is written to the disk is discarded.
+    ///
+    /// # Errors
+    /// [`ProvisionError`], or errors of making the layers of earlier steps, which are kept.
+    pub(in crate::vm) fn before_step<T>(
+        &self,
+        number: usize,
+        work: &dyn Fn(&Target) -> T,
+    ) -> Result<T, VmError> {
+        if !self.boots.has_agent() {
+            return Err(ProvisionError::NoAgent { vm: self.vm() }.into());
+        }
+        let steps = &self.plan.definition.provision;
+        let nothing = StepAction::Run(String::new()).alone();
+        let step = steps.get(number - 1).unwrap_or(&nothing);
+        secrets::check(std::slice::from_ref(step), number, &self.vm(), self.project.context)?;
+        let (layers, _) = self.layers_of(&steps[..number - 1])?;
+        let planned = self.plan_step(step, number, None, layers.last())?;
+        self.in_cache(|cache| {
+            self.with_machine(cache, &planned, &|| true, |request, run| {
+                try_step(request, |machine| run.open(machine, work))
+            })
+        })
     }
 
     /// Returns what boots from the disk of an earlier step, which may have installed a kernel.
@@ -243,11 +320,15 @@ impl Provisioning<'_> {
         image_label(self.base)
     }
 
-    fn spec(&self, boots: &Boots) -> MachineSpec {
+    /// Returns the machine of a step. That of an isolated VM is always isolated.
+    fn spec(&self, step: &ProvisionStep, boots: &Boots) -> MachineSpec {
         let files = &self.project.files(&self.vm());
         let image = self.base.image.as_ref();
         let mut spec = machine(self.plan, image, boots, files, self.choice, None);
-        spec.network = self.network;
+        spec.network = match self.network {
+            Network::Full => step.network,
+            Network::Isolated => Network::Isolated,
+        };
         spec
     }
 
@@ -274,11 +355,9 @@ pub(in crate::vm) fn warn_of_change(plan: &VmPlan, record: &Record, project: Pro
         return;
     }
     let vm = &plan.definition.name;
-    let same = match current_digest(&plan.definition.provision, vm, project.cancel()) {
-        Ok(now) => now == record.provisioned.as_ref().map(|made| made.digest.clone()),
-        // What cannot be read is an error only for a new disk.
-        Err(_) => false,
-    };
+    // What cannot be read is an error only for a new disk.
+    let same = is_made_by(&plan.definition.provision, record.provisioned.as_ref(), vm, project);
+    let same = same.unwrap_or(false);
     if !same {
         let message = format!(
             "the disk of VM `{vm}` was made by other steps than `provision` now has, or from \
@@ -289,31 +368,50 @@ pub(in crate::vm) fn warn_of_change(plan: &VmPlan, record: &Record, project: Pro
     }
 }
 
-/// Returns the digest of all steps with what they read; `None` if there are no steps.
-fn current_digest(
+/// Returns `true` if the layers of a disk are those of these steps.
+fn is_made_by(
     steps: &[ProvisionStep],
+    made: Option<&ProvisionRecord>,
     vm: &str,
-    cancel: &Cancel,
-) -> Result<Option<String>, VmError> {
-    if steps.is_empty() {
-        return Ok(None);
+    project: ProjectRef<'_>,
+) -> Result<bool, VmError> {
+    let Some(made) = made else { return Ok(steps.is_empty()) };
+    let cancel = project.cancel();
+    let stamp = digest_with(steps, |step| inputs::stamp(step, vm, cancel))?;
+    if made.stamp == Some(stamp) {
+        return Ok(true);
     }
-    let inputs: Result<Vec<_>, _> =
-        steps.iter().map(|step| inputs::digest(step, vm, cancel)).collect();
-    Ok(Some(digest_of(steps, &inputs?)))
+    Ok(digest_with(steps, |step| inputs::digest(step, vm, cancel))? == made.digest)
+}
+
+/// Returns the digest of all steps with what `inputs` returns of the files that they read.
+fn digest_with(
+    steps: &[ProvisionStep],
+    inputs: impl Fn(&StepAction) -> Result<Option<String>, VmError>,
+) -> Result<String, VmError> {
+    let inputs: Result<Vec<_>, _> = steps.iter().map(|step| inputs(&step.action)).collect();
+    Ok(digest_of(steps, &inputs?))
 }
 
 fn digest_of(steps: &[ProvisionStep], inputs: &[Option<String>]) -> String {
-    let steps: Vec<String> = steps.iter().map(canonical).collect();
+    let of_step = |step: &ProvisionStep| {
+        let is_isolated = step.network == Network::Isolated;
+        (canonical(&step.action), names_of_secrets(step), is_isolated)
+    };
+    let steps: Vec<_> = steps.iter().map(of_step).collect();
     hex(&Sha256::digest(serde_json::to_vec(&(steps, inputs)).unwrap_or_default()))
 }
 
-/// Returns a step as a text that no other step has. What it reads has a digest of its own, whatever
-/// its place on this machine.
-fn canonical(step: &ProvisionStep) -> String {
-    match step {
-        ProvisionStep::Run(command) => format!("run {command}"),
-        ProvisionStep::Script(_) => "script".to_owned(),
-        ProvisionStep::Copy { to, .. } => format!("copy {to}"),
+fn names_of_secrets(step: &ProvisionStep) -> Vec<String> {
+    step.secrets.iter().map(|secret| secret.name.clone()).collect()
+}
+
+/// Returns the work of a step as a text that no other has. What it reads has a digest of its own,
+/// whatever its place on this machine.
+fn canonical(action: &StepAction) -> String {
+    match action {
+        StepAction::Run(command) => format!("run {command}"),
+        StepAction::Script(_) => "script".to_owned(),
+        StepAction::Copy { to, .. } => format!("copy {to}"),
     }
 }

@@ -6,16 +6,18 @@ use std::io::{self, Seek as _};
 use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use castra_wire::{AgentTask, GuestMessage, Secret};
 
-use crate::config::ProvisionStep;
+use crate::config::{ProvisionStep, StepAction};
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::guest::ssh::{
-    Command, GuestExit, Interruption, SshError, Stdin, StreamRequest, Target, stream,
+    Command, GuestExit, Interruption, SshError, Stdin, Stream, StreamRequest, Target, capture,
+    stream,
 };
 use crate::guest::{ControlError, ControlPort, HeldPorts, StreamPorts, Streams, VmKeys};
 use crate::host::{random_bytes, unix_time};
@@ -32,6 +34,7 @@ use crate::wait::connect_at_once;
 
 use super::end::shut_down;
 use super::inputs::{self, SCRIPT};
+use super::mask::{Mask, Masked};
 use super::output::{Lines, Tail};
 
 /// User that runs the steps.
@@ -46,6 +49,16 @@ directory=$(mktemp -d /tmp/castra-step-XXXXXX) || exit
 trap 'rm -rf \"$directory\"' EXIT
 tar -xf - -C \"$directory\" || exit
 \"$directory/$1\" < /dev/null";
+
+/// Keeps secrets in memory from the disk: no swap, and no dump of a program that crashes.
+const KEEP_SECRETS: &str = "\
+pattern=/proc/sys/kernel/core_pattern
+test ! -e $pattern || echo '|/bin/false' > $pattern || exit
+test -e /proc/swaps || exit 0
+if { read -r _ && read -r _; } < /proc/swaps; then swapoff -a; fi";
+
+/// Most output that is read of a program of castra's own, in bytes.
+const MAX_OUTPUT_BYTES: usize = 64 * 1024;
 
 /// Unpacks files from stdin in a directory, which is made if it is missing.
 const UNPACK: &str = "mkdir -p -- \"$1\" && exec tar -xpf - -C \"$1\"";
@@ -63,6 +76,8 @@ pub(super) struct StepRun<'a> {
     pub(super) spec: &'a MachineSpec,
     /// Variables for the step's program.
     pub(super) environment: Vec<(OsString, OsString)>,
+    /// Variables that are never shown.
+    pub(super) secrets: Vec<(OsString, OsString)>,
     /// Time limit of the boot; `None` for one that fits.
     pub(super) limit: Option<Duration>,
     pub(super) context: &'a RuntimeContext,
@@ -74,14 +89,15 @@ impl StepRun<'_> {
     /// # Errors
     /// [`ProvisionError`], or an interruption.
     pub(super) fn drive(&self, machine: StepMachine<'_>) -> Result<(), VmError> {
-        let mut port =
-            self.await_guest(&machine).map_err(|error| self.not_started(error, &machine))?;
-        let (disk, reporter) = (machine.files.disk(), self.context.reporter.clone());
-        let room = connect_at_once(&machine.sockets.qmp())
-            .ok()
-            .map(|qmp| RoomWatch::start_with_agent(qmp, disk, reporter));
+        let (mut port, room) = self.start(&machine)?;
         failpoint::reach(Point::StepRun);
-        self.run_program(&machine)?;
+        let run = self.run_program(&machine);
+        if let (Err(_), Some(panic)) = (&run, room.as_ref().and_then(RoomWatch::panic)) {
+            let (vm, text, panic) = (self.vm.clone(), self.step.to_string(), panic.to_owned());
+            let (number, of) = (self.number, self.of);
+            return Err(ProvisionError::Panicked { vm, number, of, text, panic }.into());
+        }
+        run?;
         // QEMU serves one client at a time.
         drop(room);
         let stopped = shut_down(&mut port, machine, &self.context.cancel);
@@ -91,6 +107,36 @@ impl StepRun<'_> {
             let (number, of) = (self.number, self.of);
             ProvisionError::NotStopped { vm, number, of, text, cause }.into()
         })
+    }
+
+    /// Lets `work` use the machine, with the variables of the step. The guest is not shut down.
+    ///
+    /// # Errors
+    /// [`ProvisionError`], or an interruption.
+    pub(super) fn open<T>(
+        &self,
+        machine: StepMachine<'_>,
+        work: &dyn Fn(&Target) -> T,
+    ) -> Result<T, VmError> {
+        let (_port, _room) = self.start(&machine)?;
+        let mut target = self.target(&machine)?;
+        self.keep_secrets(&target)?;
+        target.environment = [self.environment.clone(), self.secrets.clone()].concat();
+        Ok(work(&target))
+    }
+
+    /// Waits until programs can run, and watches over the machine from then on.
+    fn start(
+        &self,
+        machine: &StepMachine<'_>,
+    ) -> Result<(ControlPort, Option<RoomWatch>), VmError> {
+        let port = self.await_guest(machine).map_err(|error| self.not_started(error, machine))?;
+        let (disk, reporter) = (machine.files.disk(), self.context.reporter.clone());
+        let console = machine.files.console_log();
+        let room = connect_at_once(&machine.sockets.qmp())
+            .ok()
+            .map(|qmp| RoomWatch::start_with_console(qmp, disk, reporter, console));
+        Ok((port, room))
     }
 
     /// Waits until programs can run. Returns the connection over which the guest has said so.
@@ -160,9 +206,12 @@ impl StepRun<'_> {
     }
 
     fn run_program(&self, machine: &StepMachine<'_>) -> Result<(), VmError> {
+        let target = self.target(machine)?;
+        self.keep_secrets(&target)?;
+        let environment = [self.environment.clone(), self.secrets.clone()].concat();
         let request = StreamRequest {
             command: Command::Argv(self.argv()?.into_iter().map(Into::into).collect()),
-            environment: self.environment.clone(),
+            environment,
             directory: None,
             stdin: match self.pack(machine.files.directory())? {
                 Some(archive) => Stdin::Descriptor(OwnedFd::from(archive)),
@@ -170,7 +219,9 @@ impl StepRun<'_> {
             },
             interruption: Interruption::Cancel,
         };
-        let (mut lines, mut tail) = ([Lines::default(), Lines::default()], Tail::default());
+        let masked = Masked::of(self.secrets.iter().map(|(_, value)| value.as_bytes()));
+        let stream_of = || (Mask::new(masked.clone()), Lines::default());
+        let (mut streams, mut tail) = ([stream_of(), stream_of()], Tail::default());
         let mut heard = |line: String| {
             self.context.reporter.report(&Event::ProvisionOutput {
                 vm: self.vm.clone(),
@@ -179,14 +230,14 @@ impl StepRun<'_> {
             });
             tail.push(sanitize_text(&line));
         };
-        let exit =
-            stream(&self.context.cancel, &self.target(machine)?, request, &mut |from, data| {
-                let of = usize::from(from == crate::guest::ssh::Stream::Stderr);
-                lines[of].take(data, &mut heard);
-                ControlFlow::Continue(())
-            });
-        for of in &mut lines {
-            of.end(&mut heard);
+        let exit = stream(&self.context.cancel, &target, request, &mut |from, data| {
+            let (mask, lines) = &mut streams[usize::from(from == Stream::Stderr)];
+            lines.take(&mask.take(data), &mut heard);
+            ControlFlow::Continue(())
+        });
+        for (mask, lines) in &mut streams {
+            lines.take(&mask.end(), &mut heard);
+            lines.end(&mut heard);
         }
         let (vm, text) = (self.vm.clone(), self.step.to_string());
         let (number, of) = (self.number, self.of);
@@ -204,18 +255,40 @@ impl StepRun<'_> {
         Err(ProvisionError::Failed { vm, number, of, text, exit, output }.into())
     }
 
+    /// Keeps the secrets of the step from the disk that its memory could reach.
+    fn keep_secrets(&self, target: &Target) -> Result<(), VmError> {
+        if self.secrets.is_empty() {
+            return Ok(());
+        }
+        let (vm, text) = (self.vm.clone(), self.step.to_string());
+        let (number, of) = (self.number, self.of);
+        let argv = ["/bin/sh", "-c", KEEP_SECRETS].map(OsString::from).to_vec();
+        let cause = match capture(&self.context.cancel, target, argv, MAX_OUTPUT_BYTES) {
+            Ok(captured) if captured.exit.is_success() => return Ok(()),
+            Ok(captured) => {
+                let said = String::from_utf8_lossy(&captured.stderr);
+                format!("its swap cannot be turned off: {}", sanitize_text(said.trim()))
+            }
+            Err(source) => {
+                self.context.cancel.check()?;
+                return Err(ProvisionError::Lost { vm, number, of, text, source }.into());
+            }
+        };
+        Err(ProvisionError::NotStarted { vm, number, of, text, cause }.into())
+    }
+
     /// Returns the program that runs the step, in the guest.
     fn argv(&self) -> Result<Vec<String>, VmError> {
         let shell = |flags: &str, line: &str, argument: &str| {
             ["/bin/sh", flags, line, "sh", argument].map(str::to_owned).to_vec()
         };
-        Ok(match self.step {
+        Ok(match &self.step.action {
             // Ends at the first command that fails.
-            ProvisionStep::Run(command) => {
+            StepAction::Run(command) => {
                 ["/bin/sh", "-ec", command.as_str()].map(str::to_owned).to_vec()
             }
-            ProvisionStep::Script(_) => shell("-c", RUN_SCRIPT, SCRIPT),
-            ProvisionStep::Copy { from, to } => {
+            StepAction::Script(_) => shell("-c", RUN_SCRIPT, SCRIPT),
+            StepAction::Copy { from, to } => {
                 let is_directory = inputs::is_directory(from, &self.vm)?;
                 shell("-c", UNPACK, &inputs::directory_of(to, is_directory))
             }
@@ -233,14 +306,14 @@ impl StepRun<'_> {
         };
         let file = tempfile::tempfile_in(directory).map_err(failed)?;
         let mut builder = tar::Builder::new(file);
-        let packed = inputs::pack(self.step, &self.vm, &mut builder, &self.context.cancel)?;
+        let packed = inputs::pack(&self.step.action, &self.vm, &mut builder, &self.context.cancel)?;
         let mut file = builder.into_inner().map_err(failed)?;
         if packed.as_deref() != Some(expected) {
-            let path = match self.step {
-                ProvisionStep::Script(path) | ProvisionStep::Copy { from: path, .. } => {
+            let path = match &self.step.action {
+                StepAction::Script(path) | StepAction::Copy { from: path, .. } => {
                     path.root.join(&path.below)
                 }
-                ProvisionStep::Run(_) => directory.to_owned(),
+                StepAction::Run(_) => directory.to_owned(),
             };
             return Err(ProvisionError::Changed { vm: self.vm.clone(), path }.into());
         }
