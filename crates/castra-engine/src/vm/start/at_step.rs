@@ -17,8 +17,8 @@ use super::provision::Provisioning;
 
 /// Runs `work` in a machine whose disk is as step `number` of a VM finds it, counted from 1, or as
 /// the last step leaves it for the number after that. `work` gets the way in, with the variables
-/// that the step would have. Earlier steps run if they have not; the VM itself is left alone, and whatever
-/// the machine writes is discarded.
+/// that the step would have. Earlier steps run if they have not; the VM itself is left alone, and
+/// whatever the machine writes is discarded.
 ///
 /// # Errors
 /// [`ProvisionError`], and errors of starting the machine.
