@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use castra_engine::config::{parse_disk, parse_memory};
 use castra_engine::error::Kind;
+use castra_engine::qemu::DiskName;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
@@ -288,15 +289,21 @@ pub(super) struct CleanArgs {
     /// Only show what would be removed
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Remove stopped VMs: disks, records, keys
+    /// Remove stopped VMs: disks, records, keys. Data disks (`disks` in castra.toml) stay
     #[arg(long)]
     pub(super) disks: bool,
+    /// Remove this data disk of stopped VMs; may be given several times
+    #[arg(long, value_name = "NAME", value_parser = disk_name, conflicts_with = "data_disks")]
+    pub(super) data_disk: Vec<DiskName>,
+    /// Remove all data disks of stopped VMs
+    #[arg(long)]
+    pub(super) data_disks: bool,
     /// Quarantine records that are damaged or written by a newer castra; the next `up` writes new
     /// ones and keeps the disks
     #[arg(long)]
     pub(super) records: bool,
     /// Stop running VMs of any project whose directory is gone
-    #[arg(long, conflicts_with_all = ["disks", "records"])]
+    #[arg(long, conflicts_with_all = ["disks", "data_disk", "data_disks", "records"])]
     pub(super) orphans: bool,
     /// Do not ask before removing disks
     #[arg(short, long)]
@@ -887,6 +894,11 @@ fn time_limit(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|limit| !limit.is_zero())
         .ok_or_else(|| format!("give a number of seconds above 0, at most {MAX_SECS}"))
+}
+
+/// Parses the name of a data disk.
+fn disk_name(text: &str) -> Result<DiskName, String> {
+    DiskName::try_from(text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// Parses the number of virtual CPUs.

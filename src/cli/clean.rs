@@ -8,7 +8,9 @@ use std::sync::Arc;
 use castra_engine::config::Bounds;
 use castra_engine::error::Result;
 use castra_engine::size::ByteSize;
-use castra_engine::vm::{self, CleanOptions, CleanReport, Cleaned, CleanedKind, RecordError};
+use castra_engine::vm::{
+    self, CleanOptions, CleanReport, Cleaned, CleanedKind, DataDisks, RecordError,
+};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -40,8 +42,8 @@ pub(super) struct CleanedUp {
 /// One thing that was removed, or would be.
 #[derive(Serialize, JsonSchema)]
 struct Removed {
-    /// `disk`, `vm`, `record`, `layer`, `image`, `quarantine`, `log`, `leftover`, `cache`,
-    /// `orphan` or `companion`.
+    /// `disk`, `data-disk`, `vm`, `record`, `layer`, `image`, `quarantine`, `log`, `leftover`,
+    /// `cache`, `orphan` or `companion`.
     kind: &'static str,
     /// The VM it belonged to, if it belonged to one.
     vm: Option<String>,
@@ -68,9 +70,14 @@ pub(super) fn run(clean: &CleanArgs, context: &CommandContext) -> Result<ExitCod
     }
     let (layout, bounds) = context.layout_and_bounds()?;
     let project = vm::ProjectRef::new(layout, &context.runtime);
-    let options =
-        CleanOptions { dry_run: clean.dry_run, disks: clean.disks, records: clean.records };
-    if clean.disks
+    let data_disks = match (clean.data_disks, clean.data_disk.as_slice()) {
+        (true, _) => DataDisks::All,
+        (false, []) => DataDisks::Keep,
+        (false, names) => DataDisks::Named(names),
+    };
+    let (dry_run, disks, records) = (clean.dry_run, clean.disks, clean.records);
+    let options = CleanOptions { dry_run, disks, data_disks, records };
+    if (clean.disks || data_disks != DataDisks::Keep)
         && !clean.dry_run
         && !clean.yes
         && !may_go(clean, options, bounds, project, context)?
@@ -86,22 +93,22 @@ pub(super) fn run(clean: &CleanArgs, context: &CommandContext) -> Result<ExitCod
 /// Returns `true` if no disk would be removed, or if the user agrees.
 fn may_go(
     clean: &CleanArgs,
-    options: CleanOptions,
+    options: CleanOptions<'_>,
     bounds: &Arc<Bounds>,
     project: vm::ProjectRef<'_>,
     context: &CommandContext,
 ) -> Result<bool> {
     let dry_run = CleanOptions { dry_run: true, ..options };
     let would = vm::clean(&clean.vms, dry_run, bounds, project)?;
-    let disks: Vec<&Cleaned> =
-        would.removed.iter().filter(|one| one.kind == CleanedKind::Disk).collect();
+    let is_disk = |one: &&Cleaned| matches!(one.kind, CleanedKind::Disk | CleanedKind::DataDisk);
+    let disks: Vec<&Cleaned> = would.removed.iter().filter(is_disk).collect();
     if disks.is_empty() {
         return Ok(true);
     }
     if !io::stdin().is_terminal() {
         return Err(CliError::NobodyToAsk.into());
     }
-    let names: Vec<&str> = disks.iter().filter_map(|disk| disk.vm.as_deref()).collect();
+    let names: Vec<String> = disks.iter().map(|disk| title(disk)).collect();
     let bytes = ByteSize(disks.iter().map(|disk| disk.freed_bytes).sum());
     context.printer.tip(&format!(
         "Remove {} with all that is on the disks ({bytes})? [y/N]",
@@ -110,6 +117,17 @@ fn may_go(
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(CliError::Streams)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Returns the title of a disk, or of the VM that goes with it.
+fn title(disk: &Cleaned) -> String {
+    let vm = disk.vm.clone().unwrap_or_default();
+    match (disk.kind, disk.path.file_stem()) {
+        (CleanedKind::DataDisk, Some(name)) => {
+            format!("disk {} of {vm}", name.to_string_lossy())
+        }
+        _ => vm,
+    }
 }
 
 fn show(
@@ -207,6 +225,7 @@ fn end_orphans(clean: &CleanArgs, context: &CommandContext) -> Result<ExitCode> 
 fn word(kind: CleanedKind) -> &'static str {
     match kind {
         CleanedKind::Disk => "disk",
+        CleanedKind::DataDisk => "data-disk",
         CleanedKind::Vm => "vm",
         CleanedKind::Record => "record",
         CleanedKind::Layer => "layer",

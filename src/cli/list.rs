@@ -50,6 +50,8 @@ struct Listed {
     started_unix_ms: Option<u64>,
     /// Bytes that its own disk occupies.
     disk_bytes: Option<u64>,
+    /// Bytes that its data disks occupy, those included that are kept for it.
+    data_disk_bytes: Option<u64>,
     /// QEMU's process, if it is running.
     pid: Option<i32>,
     /// Reason why its record cannot be read.
@@ -100,7 +102,7 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
 impl AllVms {
     fn text(&self) -> String {
         let mut rows =
-            vec![["PROJECT", "VM", "STATE", "ACCEL", "UPTIME", "DISK"].map(String::from)];
+            vec![["PROJECT", "VM", "STATE", "ACCEL", "UPTIME", "DISK", "DATA"].map(String::from)];
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         rows.extend(self.vms.iter().map(|vm| {
             [
@@ -110,6 +112,7 @@ impl AllVms {
                 or_dash(vm.accelerator.map(str::to_owned)),
                 or_dash(vm.started_unix_ms.map(uptime)),
                 or_dash(vm.disk_bytes.map(|bytes| ByteSize(bytes).to_string())),
+                or_dash(vm.data_disk_bytes.map(|bytes| ByteSize(bytes).to_string())),
             ]
         }));
         table(&rows)
@@ -138,18 +141,30 @@ impl Listed {
     fn new(project: PathBuf, listed: ListedVm) -> Self {
         let status = listed.status;
         let state: VmState = status.state;
+        let used = status.data_disks.iter().filter_map(|disk| disk.used_bytes);
+        let data_disk_bytes = (!status.data_disks.is_empty()).then(|| used.sum());
         Self {
             accelerator: status.accelerator.map(|choice| choice.accelerator.name()),
             started_unix_ms: status.started_unix_ms,
             disk_bytes: listed.disk_bytes,
+            data_disk_bytes,
             pid: status.pid,
             ..Self::without_record(project, status.name, state.name())
         }
     }
 
     fn without_record(project: PathBuf, name: String, state: &'static str) -> Self {
-        let (accelerator, started_unix_ms, disk_bytes, pid, error) = (None, None, None, None, None);
-        Self { project, name, state, accelerator, started_unix_ms, disk_bytes, pid, error }
+        Self {
+            project,
+            name,
+            state,
+            accelerator: None,
+            started_unix_ms: None,
+            disk_bytes: None,
+            data_disk_bytes: None,
+            pid: None,
+            error: None,
+        }
     }
 }
 

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use castra_engine::config::PortForward;
+use castra_engine::config::{PortForward, format_size};
 use castra_engine::error::{Error, Result};
 use castra_engine::guest::{CloudInitState, LiveOrigin, LiveState, MountState};
 use castra_engine::host::since_unix_ms;
+use castra_engine::size::ByteSize;
 use castra_engine::sockets::Protocol;
 use castra_engine::vm::{
-    self, FullDisk, ObservedPort, PerVm, RecordError, VmError, VmState, VmStatus,
+    self, DiskStatus, FullDisk, ObservedPort, PerVm, RecordError, VmError, VmState, VmStatus,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -188,6 +189,7 @@ fn details(known: &PerVm<VmStatus>) -> String {
     let mut text = String::new();
     for status in known.iter().filter_map(|(_, status)| status.as_ref().ok()) {
         text.push_str(&format!("\n{}\n  disk         {}\n", status.name, status.overlay.display()));
+        status.data_disks.iter().for_each(|disk| text.push_str(&line_of_disk(disk)));
         if let Some(at) = status.suspended_unix_ms {
             text.push_str(&format!("  suspended    {} ago\n", ago(at)));
         }
@@ -259,6 +261,19 @@ fn details(known: &PerVm<VmStatus>) -> String {
         }
     }
     text
+}
+
+/// Formats a data disk: `data, 10 GiB, 12 MiB used, at /data`.
+fn line_of_disk(disk: &DiskStatus) -> String {
+    let size = disk.size_bytes.map_or("unreadable".to_owned(), format_size);
+    let used = disk.used_bytes.map(|bytes| format!("{size}, {} used", ByteSize(bytes)));
+    let used = used.unwrap_or_else(|| "gone".to_owned());
+    let place = match (&disk.guest, disk.is_attached) {
+        (Some(guest), _) => format!(", at {guest}"),
+        (None, true) => String::new(),
+        (None, false) => ", kept, not attached".to_owned(),
+    };
+    format!("  data disk    {}, {used}{place}\n", disk.name)
 }
 
 /// Returns a sentence about cloud-init that is not done, or has failed.

@@ -21,6 +21,7 @@ name = "dev"
 managed_image = { name = "alpine-minimal", zzz = 1 }
 port_forwards = [{ host = 1, guest = 1, zzz = 1 }]
 mounts = [{ host = ".", guest = "/src", zzz = 1 }]
+disks = [{ name = "data", size = "1 GiB", zzz = 1 }]
 provision = [{ script = "a", zzz = 1 }, { copy = { from = "a", to = "/a", zzz = 1 } }]
 [images.mine]
 zzz = 1
@@ -66,7 +67,7 @@ fn every_example_is_valid() {
 #[test]
 fn every_key_is_documented() {
     let warnings: Diagnostics = parsed(EVERY_TABLE).expect("only warnings").warnings;
-    assert_eq!(warnings.iter().count(), 12, "one for each table with an unknown key: {warnings}");
+    assert_eq!(warnings.iter().count(), 13, "one for each table with an unknown key: {warnings}");
     let keys: BTreeSet<&str> =
         warnings.iter().flat_map(|warning| quoted_words(&warning.help)).collect();
     let documented: BTreeSet<&str> =

@@ -235,6 +235,7 @@ fn personality(hostname: &str) -> Personality {
         host_key: Secret::new(host_key.as_bytes().to_vec()),
         authorized_keys: vec![key.public_key().to_openssh().expect("encodes")],
         relays: None,
+        disks: None,
     }
 }
 

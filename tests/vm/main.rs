@@ -6,6 +6,7 @@ mod cache;
 mod commands;
 mod copies;
 mod cpu;
+mod data_disks;
 mod filesystem;
 mod full_disk;
 mod guest_health;

@@ -9,6 +9,7 @@
 //!   <vm>-overlay.qcow2                the VM's own disk
 //!   layer-<id>.qcow2                  layer shared by a VM and its clones, in the directory of the
 //!                                     VM's disk                                          read-only
+//!   disks/<vm>/<name>.qcow2           data disks, which stay when the VM is removed
 //!   vms/<vm>/                         vm.json  clone.json  qemu.pid  lock  initramfs
 //!                                     host_key  client_key  known_hosts
 //!                                     machine.state: memory and devices of a suspended VM
@@ -80,6 +81,10 @@ pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// Most stream ports of a VM, see [`StreamPortCount`](crate::qemu::StreamPortCount).
 pub const MAX_STREAM_PORTS: u32 = 14;
+
+/// Name of the directory of data disks, and suffix of their names.
+const DATA_DISKS: &str = "disks";
+const DATA_DISK: &str = ".qcow2";
 
 /// Suffixes of the names of QEMU's logs.
 const CONSOLE_LOG: &str = "-console.log";
@@ -234,6 +239,11 @@ impl ProjectLayout {
         self.state_root.join(format!("{vm}-overlay.qcow2"))
     }
 
+    /// Returns the directory of all data disks.
+    pub fn data_disks(&self) -> PathBuf {
+        self.state_root.join(DATA_DISKS)
+    }
+
     /// Returns the directory of all records.
     pub fn vms(&self) -> PathBuf {
         self.state_root.join("vms")
@@ -298,6 +308,21 @@ impl VmLayout {
     /// Returns the state root that contains it.
     pub fn state_root(&self) -> &Path {
         self.directory.ancestors().nth(2).unwrap_or(&self.directory)
+    }
+
+    /// Returns the directory of the VM's data disks, which stays when the VM is removed.
+    pub fn data_disks(&self) -> PathBuf {
+        self.state_root().join(DATA_DISKS).join(&self.name)
+    }
+
+    /// Returns the path of the data disk of this name.
+    pub fn data_disk(&self, name: &str) -> PathBuf {
+        self.data_disks().join(format!("{name}{DATA_DISK}"))
+    }
+
+    /// Returns the name of the data disk whose file has this name; `None` for another file.
+    pub fn name_of_data_disk(file: &str) -> Option<&str> {
+        file.strip_suffix(DATA_DISK).filter(|name| !name.is_empty() && !name.starts_with('.'))
     }
 
     /// Returns the path of the VM's record.
@@ -624,6 +649,12 @@ impl TemplateLayout {
     /// Returns the path of the disk at the template's moment: a layer on the base image.
     pub fn disk(&self) -> PathBuf {
         self.directory.join("disk.qcow2")
+    }
+
+    /// Returns the path of the blank disk that is in the place of a data disk of this name while
+    /// the template is made.
+    pub fn data_disk(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("data-{name}{DATA_DISK}"))
     }
 
     /// Returns the path of the guest's memory at that moment, with holes for memory that was never

@@ -12,7 +12,8 @@
 //!   [`Event::ProvisionStepDone`]; where a template is wanted [`Event::TemplateVerifying`]?,
 //!   [`Event::TemplateBaking`] with [`Event::VmPhase`]s and [`Event::TemplateBaked`], or
 //!   [`Event::TemplateRefused`]; [`Event::Hashing`] …, [`Event::ReadsOutside`]?,
-//!   [`Event::OverlayCreated`]?, [`Event::VmStarting`], [`Event::VmSlow`]?, [`Event::VmRunning`];
+//!   any number of [`Event::OverlayCreated`], [`Event::VmStarting`], [`Event::VmSlow`]?,
+//!   [`Event::VmRunning`];
 //!   for a suspended VM [`Event::VmResuming`], [`Event::VmRunning`], or [`Event::VmDiscarded`]
 //!   before the events of a boot; on the way down
 //!   [`Event::VmStopping`], [`Event::VmStopped`], or [`Event::VmSuspending`],
@@ -185,11 +186,11 @@ pub enum Event {
         /// The files.
         paths: Vec<PathBuf>,
     },
-    /// A disk was created for a VM.
+    /// A disk was created for a VM: its own, or a data disk.
     OverlayCreated {
         /// The VM.
         vm: String,
-        /// The overlay.
+        /// The file.
         path: PathBuf,
         /// Virtual size of the disk, in bytes.
         size_bytes: u64,

@@ -10,6 +10,8 @@ pub(crate) struct Arguments {
     pub(crate) name: String,
     pub(crate) pidfile: PathBuf,
     pub(crate) disk: PathBuf,
+    /// Data disks: serial number and file.
+    pub(crate) data_disks: Vec<(String, PathBuf)>,
     pub(crate) console: PathBuf,
     /// Kernel, and its command line.
     pub(crate) kernel: Option<(PathBuf, String)>,
@@ -58,6 +60,7 @@ impl Arguments {
             name: any("guest").expect("-name").to_string_lossy().into_owned(),
             pidfile: values("-pidfile").next().expect("-pidfile").into(),
             disk: disk(&all).expect("-blockdev").into(),
+            data_disks: data_disks(values("-device").map(pairs), &all),
             console: find("logfile", "console").expect("the console's chardev").into(),
             kernel: values("-kernel")
                 .next()
@@ -111,6 +114,24 @@ fn disk(all: &[Vec<(String, OsString)>]) -> Option<OsString> {
         value_of(group, "node-name").is_some_and(|name| name == "disk-file")
     };
     value_of(all.iter().find(is_disk)?, "filename")
+}
+
+/// Returns the disks that have a serial number, which is also the name of their node.
+fn data_disks(
+    devices: impl Iterator<Item = Vec<(String, OsString)>>,
+    all: &[Vec<(String, OsString)>],
+) -> Vec<(String, PathBuf)> {
+    let text = |value: OsString| value.to_string_lossy().into_owned();
+    let disk = |device: Vec<(String, OsString)>| {
+        let serial = text(value_of(&device, "serial")?);
+        let file = format!("{}-file", text(value_of(&device, "drive")?));
+        let is_file = |group: &&Vec<(String, OsString)>| {
+            value_of(group, "node-name").is_some_and(|name| text(name) == file)
+        };
+        let path = value_of(all.iter().find(is_file)?, "filename").expect("a file");
+        Some((serial, path.into()))
+    };
+    devices.filter_map(disk).collect()
 }
 
 fn memory(all: &[Vec<(String, OsString)>]) -> Vec<(PathBuf, u64)> {

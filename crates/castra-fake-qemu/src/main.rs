@@ -63,6 +63,11 @@ fn run(arguments: Arguments, behaviour: &Behaviour) -> Result<(), String> {
             .to_owned());
     }
     let disk = open_disk(&arguments.disk, behaviour)?;
+    let mut data_disks = Vec::new();
+    for (serial, path) in &arguments.data_disks {
+        behaviour.note(&format!("data disk {serial}"));
+        data_disks.push(open_disk(path, behaviour)?);
+    }
     ports::take(&arguments.forwards, start, behaviour)?;
     for (file, bytes) in &arguments.memory {
         let memory = OpenOptions::new().write(true).create(true).truncate(false).open(file);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use castra_wire::{
-    AgentTask, Condition, Envelope, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality,
-    SSH_PORT, Secret, Session, Stage, StageReached,
+    AgentTask, Condition, DiskOrder, Envelope, GuestMessage, HostMessage, PROTOCOL_VERSION,
+    Personality, SSH_PORT, Secret, Session, Stage, StageReached,
 };
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +18,7 @@ use tokio::time::sleep;
 
 use crate::cloud_init::Seed;
 use crate::control::ControlPort;
+use crate::disks::{self, Disks, Origin};
 use crate::events::{Event, EventSender, Milestone, reached_now, uptime_ms};
 use crate::identity::{Files, Identity};
 use crate::kernel_fs::KernelFs;
@@ -122,6 +123,7 @@ async fn follow_the_boot(
     }
     // Before init, which has just been started, gets to its services.
     residents::remove(&kernel_fs);
+    disks::link_all(&kernel_fs);
     events.reached(Milestone::Root);
     let is_systemd = systemd::is_init(&kernel_fs);
     prepare_services(is_systemd, seed, &events);
@@ -211,6 +213,7 @@ struct Agent {
     /// State in which the template of this VM was saved, until the VM has its identity.
     rest: Option<Rest>,
     relays: Relays,
+    disks: Disks,
 }
 
 impl Agent {
@@ -235,6 +238,7 @@ impl Agent {
             provisioning: None,
             rest: None,
             relays: Relays::default(),
+            disks: Disks::default(),
         })
     }
 
@@ -351,6 +355,7 @@ impl Agent {
 
     fn apply(&mut self, mut personality: Personality) -> Vec<GuestMessage> {
         let relays = personality.relays.take();
+        let disks = personality.disks.take().unwrap_or_default();
         match personality::apply(personality, &self.random, &self.server) {
             Ok(identity) => self.identity = Some(identity),
             Err(error) => return vec![failed(AgentTask::Personalise, error)],
@@ -359,10 +364,21 @@ impl Agent {
         self.use_keys_soon();
         let relayed = relays.map_or(Ok(()), |relays| self.relays.set(&relays));
         self.is_identity_due = true;
+        self.attend_disks(disks);
         let mut answers = vec![GuestMessage::Personalised];
         answers.extend(relayed.err().map(|error| failed(AgentTask::Relay, error)));
         answers.extend(self.ready_if_all_is_there());
         answers
+    }
+
+    /// Carries out the host's orders for disks. Before the root is entered, they wait for those of
+    /// the kernel's command line, which are the same.
+    fn attend_disks(&mut self, orders: Vec<DiskOrder>) {
+        if !self.milestones.contains(&Milestone::Root) {
+            return;
+        }
+        let origin = if self.rest.is_some() { Origin::Template } else { Origin::Boot };
+        self.disks.attend(orders, origin, &self.kernel_fs, &self.events);
     }
 
     /// Ends the calm in which a template was saved.
@@ -386,6 +402,11 @@ impl Agent {
 
     fn reach(&mut self, milestone: Milestone, uptime_ms: u64) -> Vec<GuestMessage> {
         self.milestones.push(milestone);
+        match milestone {
+            Milestone::Root => self.attend_disks(disks::ordered_by_kernel(&self.kernel_fs)),
+            Milestone::Disks => self.disks.end(),
+            _ => {}
+        }
         if milestone == Milestone::RootMounted {
             self.root_mounted_ms = Some(uptime_ms);
             return vec![GuestMessage::RootMounted { uptime_ms }];
@@ -398,7 +419,8 @@ impl Agent {
             | Milestone::Usable
             | Milestone::Network
             | Milestone::Size
-            | Milestone::Ssh => None,
+            | Milestone::Ssh
+            | Milestone::Disks => None,
         };
         if matches!(milestone, Milestone::Root | Milestone::Services) {
             self.is_identity_due = true;
@@ -423,7 +445,8 @@ impl Agent {
         ];
         let said = self.stages.iter().any(|reached| reached.stage == Stage::Ready);
         let ready = all.iter().all(|milestone| self.milestones.contains(milestone))
-            && self.identity.is_some();
+            && self.identity.is_some()
+            && self.disks.are_done();
         (ready && !said).then(|| self.record(reached_now(Stage::Ready)))
     }
 

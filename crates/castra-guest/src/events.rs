@@ -39,6 +39,8 @@ pub(crate) enum Milestone {
     Size,
     /// The SSH server listens.
     Ssh,
+    /// Data disks that were ordered are mounted, as far as they can be.
+    Disks,
     /// The guest's own last service is up.
     Services,
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Access, AtFlags, Dir, Mode, OFlags, Stat};
+use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 /// Detached mounts of proc, devtmpfs and sysfs: an initramfs moves or hides every mount it sees,
@@ -56,6 +57,22 @@ impl Tree {
     /// Writes `text` into an existing file.
     pub(crate) fn write(&self, path: &str, text: &str) -> io::Result<()> {
         File::from(self.open(path, OFlags::WRONLY)?).write_all(text.as_bytes())
+    }
+
+    /// Makes a symbolic link in a directory, which is made if it is missing.
+    pub(crate) fn link(&self, target: &str, directory: &str, name: &str) -> io::Result<()> {
+        let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
+        let parts: Vec<&str> = directory.split('/').collect();
+        for depth in 1..=parts.len() {
+            match rustix::fs::mkdirat(&self.0, parts[..depth].join("/"), mode) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match rustix::fs::symlinkat(target, &self.0, format!("{directory}/{name}")) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Returns the names in a directory, without `.` and `..`.

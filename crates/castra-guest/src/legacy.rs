@@ -100,6 +100,7 @@ mod tests {
             host_key: Secret::new(b"key".to_vec()),
             authorized_keys: vec!["one".into()],
             relays: None,
+            disks: None,
         }
     }
 

@@ -21,6 +21,7 @@ mod clock;
 mod cloud_init;
 mod connect;
 mod control;
+mod disks;
 mod dns;
 mod early;
 mod emulation;

@@ -4,6 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::DiskOrder;
+
 /// Progress of a boot. Stages are reached in this order, each once per boot; only
 /// [`Stage::Services`] may precede [`Stage::Ready`], when the personality is sent late (or, for a
 /// template, after the boot).
@@ -155,6 +157,10 @@ pub struct Personality {
     /// The complete set of relays to listen for; `None` leaves the existing ones unchanged.
     #[serde(default)]
     pub relays: Option<Vec<Relay>>,
+    /// The complete set of data disks; `None` leaves all as they are. Commands do not run before
+    /// those are mounted that can be. Older agents ignore it.
+    #[serde(default)]
+    pub disks: Option<Vec<DiskOrder>>,
 }
 
 /// A message from the agent.
@@ -338,6 +344,8 @@ pub enum AgentTask {
     Provision,
     /// Following the boot of the guest's own init.
     FollowBoot,
+    /// Mounting data disks. Hosts of earlier versions do not know it, and ignore the message.
+    Disks,
     /// Parsing a message from the host.
     Protocol,
 }

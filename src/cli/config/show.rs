@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use castra_engine::config::{
-    BaseImageSource, BootProfile, CloudInitText, Firmware, KeyLines, PortForward, ProjectConfig,
-    Proxy, VmDefinition, defaults, format_size, key_lines,
+    BaseImageSource, BootProfile, CloudInitText, DataDisk, Firmware, KeyLines, PortForward,
+    ProjectConfig, Proxy, VmDefinition, defaults, format_size, key_lines,
 };
 use castra_engine::error::Result;
 use castra_engine::guest::Mount;
@@ -68,6 +68,8 @@ struct VmShown {
     cpu: Setting<String>,
     memory_bytes: Setting<u64>,
     disk_bytes: Setting<u64>,
+    /// Disks in addition to that one.
+    disks: Setting<Vec<DiskShown>>,
     /// The VM's own disk.
     overlay: Setting<PathBuf>,
     port_forwards: Setting<Vec<PortForward>>,
@@ -81,6 +83,22 @@ struct VmShown {
     proxy: Setting<Proxy>,
     /// Warnings about the VM.
     warnings: Vec<String>,
+}
+
+/// A data disk of a VM.
+#[derive(Serialize, JsonSchema)]
+struct DiskShown {
+    name: String,
+    size_bytes: u64,
+    /// Path in the VM at which it is mounted; `null` if castra does not mount it.
+    guest: Option<String>,
+}
+
+impl From<&DataDisk> for DiskShown {
+    fn from(disk: &DataDisk) -> Self {
+        let (name, size_bytes) = (disk.name.to_string(), disk.size_bytes);
+        Self { name, size_bytes, guest: disk.guest.clone() }
+    }
 }
 
 /// Origin of a VM's data for cloud-init.
@@ -227,6 +245,11 @@ fn show_vm(
             line("provision"),
             if definition.provision.is_empty() { "default" } else { "of the image" },
         ),
+        disks: Setting::new(
+            definition.data_disks.iter().map(DiskShown::from).collect(),
+            line("disks"),
+            "default",
+        ),
         mounts: Setting::new(
             definition.mounts.iter().map(|declared| declared.mount.clone()).collect(),
             line("mounts"),
@@ -357,6 +380,7 @@ fn text(shown: &ConfigShown) -> String {
             row("cpu", vm.cpu.value.clone(), &vm.cpu.why),
             row("memory", format_size(vm.memory_bytes.value), &vm.memory_bytes.why),
             row("disk", format_size(vm.disk_bytes.value), &vm.disk_bytes.why),
+            row("data disks", disks(&vm.disks.value), &vm.disks.why),
             row("overlay", vm.overlay.value.display().to_string(), &vm.overlay.why),
             row("ports", ports(vm), &vm.port_forwards.why),
             row("mounts", mounts(&vm.mounts.value), &vm.mounts.why),
@@ -380,6 +404,18 @@ fn steps(steps: &[String]) -> String {
         return "none".to_owned();
     }
     steps.join(", ")
+}
+
+/// Formats data disks: `data 10 GiB → /data, scratch 1 GiB`.
+fn disks(disks: &[DiskShown]) -> String {
+    if disks.is_empty() {
+        return "none".to_owned();
+    }
+    let one = |disk: &DiskShown| {
+        let place = disk.guest.as_ref().map(|guest| format!(" → {guest}")).unwrap_or_default();
+        format!("{} {}{place}", disk.name, format_size(disk.size_bytes))
+    };
+    disks.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Formats mounts: `/home/ada/shop → /src, /home/ada/data → /data (read-only)`.

@@ -8,7 +8,7 @@ use castra_engine::guest::{LiveForward, LiveOrigin, LiveState, Mount, MountState
 use castra_engine::layout::ProjectLayout;
 use castra_engine::qemu::AcceleratorChoice;
 use castra_engine::vm::{
-    self, AgentFault, KernelRecord, MissingModules, ObservedPort, VmState, VmStatus,
+    self, AgentFault, DiskStatus, KernelRecord, MissingModules, ObservedPort, VmState, VmStatus,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -70,6 +70,8 @@ pub(in super::super) struct VmView {
     kernel: Option<Kernel>,
     /// Forwarded ports, if it is running.
     port_forwards: Vec<PortForward>,
+    /// Data disks of the VM, and those that are kept for it.
+    data_disks: Vec<DataDiskView>,
     /// Directories of this machine that it sees, if it is running or suspended.
     mounts: Vec<MountView>,
     /// Forwards that were added while it ran or found themselves, if it is running or suspended.
@@ -134,6 +136,36 @@ impl From<KernelRecord> for Kernel {
             command_line: record.command_line.to_string(),
             kernel_sha256: record.kernel_sha256,
             initramfs_sha256: record.initramfs_sha256,
+        }
+    }
+}
+
+/// A data disk of a VM.
+#[derive(Debug, Serialize, JsonSchema)]
+struct DataDiskView {
+    /// Name of the disk.
+    name: String,
+    /// The file.
+    path: PathBuf,
+    /// Virtual size, in bytes; `null` if it cannot be read.
+    size_bytes: Option<u64>,
+    /// Bytes that it takes on this machine; `null` if it is gone.
+    used_bytes: Option<u64>,
+    /// Path in the VM at which it is mounted; `null` for one that castra does not mount.
+    guest: Option<String>,
+    /// `false` for a disk that the VM did not have at its last start, and that is kept.
+    attached: bool,
+}
+
+impl From<DiskStatus> for DataDiskView {
+    fn from(disk: DiskStatus) -> Self {
+        Self {
+            name: disk.name.to_string(),
+            path: disk.path,
+            size_bytes: disk.size_bytes,
+            used_bytes: disk.used_bytes,
+            guest: disk.guest,
+            attached: disk.is_attached,
         }
     }
 }
@@ -291,6 +323,7 @@ impl VmView {
             missing_modules: None,
             kernel: None,
             port_forwards: Vec::new(),
+            data_disks: Vec::new(),
             mounts: Vec::new(),
             live_ports: Vec::new(),
             companion_pid: None,
@@ -331,6 +364,7 @@ impl From<VmStatus> for VmView {
             missing_modules: status.missing_modules.map(|(missing, _)| missing),
             kernel: status.kernel.map(Kernel::from),
             port_forwards: status.port_forwards,
+            data_disks: status.data_disks.into_iter().map(DataDiskView::from).collect(),
             mounts: status.mounts.into_iter().map(MountView::from).collect(),
             live_ports: status.live_ports.into_iter().map(LivePortView::from).collect(),
             companion_pid: status.companion_pid,

@@ -3,6 +3,7 @@
 
 mod chosen_images;
 mod copies;
+mod data_disks;
 mod ends;
 mod kernels;
 mod log;

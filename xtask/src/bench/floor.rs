@@ -126,6 +126,7 @@ impl Floor {
             host_key: Secret::new(host_key),
             authorized_keys: vec![public.trim().to_owned()],
             relays: None,
+            disks: None,
         })))
     }
 }

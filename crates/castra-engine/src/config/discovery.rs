@@ -160,6 +160,7 @@ fn default_project(
         cpu: None,
         memory_bytes: defaults::MEMORY_BYTES,
         disk_bytes: defaults::DISK_BYTES,
+        data_disks: Vec::new(),
         boot_profile: None,
         firmware: None,
         cloud_init: None,

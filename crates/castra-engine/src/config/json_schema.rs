@@ -21,7 +21,7 @@ use super::provision::{MAX_COMMAND_BYTES, MAX_STEPS};
 use super::validate::size::format_size;
 use crate::layout::{MAX_VM_NAME_BYTES, STATE_DIRECTORY};
 use crate::qemu::options::{Board, Switch};
-use crate::qemu::{CpuModel, DeviceModel, MachineType};
+use crate::qemu::{CpuModel, DeviceModel, MAX_DATA_DISKS, MAX_DISK_NAME_BYTES, MachineType};
 
 /// URL at which the schema of this version is published.
 pub const SCHEMA_URL: &str = concat!(
@@ -188,6 +188,9 @@ struct Vm {
     /// Largest size of the disk, for instance `"20 GiB"`. Only what is used takes room.
     #[schemars(extend("pattern" = SIZE, "default" = format_size(defaults::DISK_BYTES)))]
     disk: Option<String>,
+    /// Disks in addition to that one, which stay when the VM is removed.
+    #[schemars(length(max = MAX_DATA_DISKS))]
+    disks: Option<Vec<DataDisk>>,
     /// Boot method. Without it: `managed` if the image or the disk has a kernel, else `native`.
     boot_profile: Option<BootProfile>,
     /// Firmware that starts the disk's own boot loader, with `boot_profile = "native"`. Without it:
@@ -208,6 +211,23 @@ struct Vm {
     /// without users and passwords.
     #[schemars(extend("default" = "none"))]
     proxy: Option<Proxy>,
+}
+
+/// A disk in addition to the one that the VM boots from.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct DataDisk {
+    /// Name of the disk, unique in the VM. In the VM it is `/dev/disk/by-id/virtio-NAME`.
+    #[schemars(length(max = MAX_DISK_NAME_BYTES), extend("pattern" = NAME))]
+    name: String,
+    /// Largest size of the disk, at most `"8 TiB"`. Only what is used takes room. It can grow
+    /// later.
+    #[schemars(extend("pattern" = SIZE))]
+    size: String,
+    /// Absolute path in the VM at which the disk is mounted. A blank disk gets an ext4 filesystem
+    /// first. Without it: the disk is left as it is.
+    #[schemars(extend("pattern" = GUEST_PATH))]
+    guest: Option<String>,
 }
 
 #[derive(JsonSchema)]

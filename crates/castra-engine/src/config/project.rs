@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Diagnostics;
 use super::bounds::{Bounds, DiskPath};
 use super::cloud_init::CloudInit;
+use super::data_disk::DataDisk;
 use super::provision::ProvisionStep;
 use crate::guest::Mount;
 use crate::layout::LOCK_FILE;
@@ -84,6 +85,8 @@ pub struct VmDefinition {
     pub memory_bytes: u64,
     /// Virtual size of the disk, in bytes; an overlay is never made smaller than its base.
     pub disk_bytes: u64,
+    /// Disks in addition to that one.
+    pub data_disks: Vec<DataDisk>,
     /// Boot method. `None` for the kernel of the image or else of the disk, and natively if there
     /// is none.
     pub boot_profile: Option<BootProfile>,

@@ -24,7 +24,7 @@ pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent, modules_archive, 
 pub use keys::{KeyError, VmKeys, server_pin};
 pub use login::{CREDENTIALS_SYSTEMD, oem_strings, seed_disk};
 pub use modules::{EarlyModule, early_modules};
-pub use mounts::{GuestPathProblem, MAX_MOUNTS, Mount, MountState};
+pub use mounts::{GuestPathProblem, MAX_MOUNTS, Mount, MountState, is_inside};
 pub(crate) use mounts::{OF_KERNEL, is_of_kernel};
 pub use network::{
     AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, NoInspection, inspect,

@@ -12,6 +12,7 @@ use crate::sockets::Protocol;
 use super::accelerator::Accelerator;
 use super::chain::{Disk, Layer, LayerFormat};
 use super::cpu_threads::CpuThreads;
+use super::data_disk::DataDisk;
 use super::options::{Announcement, CommandLine, CpuModel, Device, MachineType, StreamPortCount};
 
 /// Name of the control port's socket.
@@ -46,6 +47,8 @@ pub struct MachineSpec {
     pub memory: Memory,
     /// Disk with its backing chain.
     pub disk: Disk,
+    /// Disks in addition to that one.
+    pub data_disks: Vec<DataDisk>,
     /// Program to boot.
     pub boot: Boot,
     /// Additional devices.
@@ -163,6 +166,7 @@ pub fn arguments(spec: &MachineSpec, channels: &Channels) -> Vec<OsString> {
         streams(&channels.streams),
         devices(&spec.devices),
         seed(&spec.boot),
+        data_disks(&spec.data_disks),
         process(spec),
         incoming(channels.incoming),
     ];
@@ -310,6 +314,26 @@ fn disk(disk: &Disk) -> Vec<OsString> {
         .collect()
 }
 
+/// Returns the options of the data disks. They come last, so that no other device's place on the
+/// bus depends on them.
+fn data_disks(disks: &[DataDisk]) -> Vec<OsString> {
+    let one = |disk: &DataDisk| {
+        let node = format!("data-{}", disk.name);
+        let file = format!("{node}-file");
+        let format = json!({
+            "driver": "qcow2", "node-name": node, "file": file, "discard": "unmap",
+            "backing": serde_json::Value::Null
+        });
+        let device = format!("virtio-blk-pci,drive={node},serial={}", disk.name);
+        [file_node(&file, "discard=unmap", &disk.path), format.to_string().into()]
+            .into_iter()
+            .flat_map(|node| [OsString::from("-blockdev"), node])
+            .chain(words(&["-device", &device]))
+            .collect::<Vec<_>>()
+    };
+    disks.iter().flat_map(one).collect()
+}
+
 fn file_node(name: &str, option: &str, path: &Path) -> OsString {
     let mut node = OsString::from(format!("driver=file,node-name={name},{option},filename="));
     node.push(escape_path(path));
@@ -431,6 +455,7 @@ mod tests {
             memory_mib: 512,
             memory: Memory::Own,
             disk: based_on("/p/.castra/alpine-overlay.qcow2", &["/p/rootfs.qcow2"]),
+            data_disks: Vec::new(),
             boot,
             devices: vec![Device::new(DeviceModel::VirtioRng)],
             stream_ports: StreamPortCount::NONE,
@@ -520,6 +545,24 @@ mod tests {
         let most = StreamPortCount::try_from(MAX_STREAM_PORTS).expect("fits");
         let line = line(&MachineSpec { stream_ports: most, ..spec(boot()) });
         assert!(line.contains("max_ports=16") && line.contains("nr=15,"), "{line}");
+    }
+
+    #[test]
+    fn data_disks_come_last() {
+        let disk = |name: &str| DataDisk {
+            name: name.to_owned().try_into().expect("a name"),
+            path: format!("/p,q/disks/alpine/{name}.qcow2").into(),
+        };
+        let data_disks = vec![disk("data"), disk("12345678901234567890")];
+        let seed = Some("/p/seed.img".into());
+        let boot = Boot::Native(NativeBoot { seed, ..NativeBoot::default() });
+        let with = line(&MachineSpec { data_disks, ..spec(boot.clone()) });
+        insta::assert_snapshot!(with);
+        let devices = |line: &str| {
+            let devices = line.lines().filter(|line| line.starts_with("-device"));
+            devices.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert!(devices(&with).starts_with(&devices(&line(&spec(boot)))));
     }
 
     #[test]

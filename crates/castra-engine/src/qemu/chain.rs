@@ -95,7 +95,7 @@ impl Disk {
     }
 }
 
-fn identity(path: &Path) -> Result<(u64, u64), QemuError> {
+pub(super) fn identity(path: &Path) -> Result<(u64, u64), QemuError> {
     // Only QEMU opens a raw file, and it would wait for a FIFO and use a device.
     let metadata = open_regular(path)
         .and_then(|file| file.metadata())

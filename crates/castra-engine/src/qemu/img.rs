@@ -27,6 +27,17 @@ pub fn create_overlay(path: &Path, backing_file: &Path, size_bytes: u64) -> Resu
         .map_err(failed)
 }
 
+/// Turns the empty file at `path` into a qcow2 of `size_bytes` without a backing file, all of it
+/// zero.
+///
+/// # Errors
+/// [`QemuError::File`].
+pub fn create_blank_disk(path: &Path, size_bytes: u64) -> Result<(), QemuError> {
+    let failed = |source| QemuError::File { action: "create", path: path.to_owned(), source };
+    let mut file = OpenOptions::new().write(true).open(path).map_err(failed)?;
+    overlay::write_blank(&mut file, size_bytes).and_then(|()| file.sync_all()).map_err(failed)
+}
+
 /// A disk for `qemu-img`: always with its format, which it would otherwise guess from bytes that a
 /// stranger wrote.
 #[derive(Debug, Clone, Copy)]

@@ -9,6 +9,7 @@ mod binary;
 mod boot_sector;
 mod chain;
 mod cpu_threads;
+mod data_disk;
 mod disk_error;
 mod ending;
 mod error;
@@ -39,6 +40,7 @@ pub use binary::QemuBinary;
 pub use boot_sector::Unbootable;
 pub use chain::{Disk, Layer, LayerFormat};
 pub use cpu_threads::CpuThreads;
+pub use data_disk::{BadDiskName, DataDisk, DiskName, MAX_DATA_DISKS, MAX_DISK_NAME_BYTES};
 pub use disk_error::DiskError;
 pub use ending::{ENDED_BY_SIGNAL, EndingSignal, ending_signal};
 pub use error::QemuError;
@@ -46,7 +48,8 @@ pub(crate) use error::install_hint;
 pub use find::{FoundQemu, find_qemus, qemu_of_process};
 pub use firmware::UefiFirmware;
 pub use img::{
-    DiskCheck, ImageDisk, ImageWork, check_disk, create_overlay, resize_disk, run_image_tool,
+    DiskCheck, ImageDisk, ImageWork, check_disk, create_blank_disk, create_overlay, resize_disk,
+    run_image_tool,
 };
 pub use kernel::is_linux;
 pub use liveness::{QemuPid, lock_holder, running_qemu, runs_elsewhere};

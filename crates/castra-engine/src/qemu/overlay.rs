@@ -1,14 +1,16 @@
-//! Writes an empty qcow2 with a backing file, without starting a process: `qemu-img create` takes a
-//! tenth of a warm start.
+//! Writes an empty qcow2, without starting a process: `qemu-img create` takes a tenth of a warm
+//! start.
 //!
 //! The format is that of QEMU's docs/interop/qcow2.txt, version 3, with the defaults of qemu-img:
 //! clusters of 64 KiB, reference counts of 16 bits.
 //!
 //! ```text
-//! cluster 0  header, backing format, end of extensions, backing file name
+//! cluster 0  header, end of extensions; before and after those, if there is a backing file, its
+//!            format and its name
 //! cluster 1  reference count table, one entry: cluster 2
 //! cluster 2  reference counts of the first 32768 clusters
-//! cluster 3… level-1 table, all zero: nothing is allocated, everything comes from the backing file
+//! cluster 3… level-1 table, all zero: nothing is allocated, and everything comes from the backing
+//!            file or is zero
 //! ```
 
 use std::fs::File;
@@ -48,9 +50,24 @@ const L1_TABLE: u64 = 3 * CLUSTER_BYTES;
 /// allow.
 pub(super) fn write(file: &mut File, backing_file: &Path, virtual_bytes: u64) -> io::Result<()> {
     let name = backing_file.as_os_str().as_bytes();
+    if name.is_empty() || name.len() > MAX_NAME_BYTES {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    write_image(file, Some(name), virtual_bytes)
+}
+
+/// Writes an empty disk of `virtual_bytes`, all of it zero, into an empty file.
+///
+/// # Errors
+/// As [`write`].
+pub(super) fn write_blank(file: &mut File, virtual_bytes: u64) -> io::Result<()> {
+    write_image(file, None, virtual_bytes)
+}
+
+fn write_image(file: &mut File, name: Option<&[u8]>, virtual_bytes: u64) -> io::Result<()> {
     let virtual_bytes = virtual_bytes.next_multiple_of(512);
     let l1_entries = virtual_bytes.div_ceil(BYTES_PER_L1_ENTRY);
-    if name.is_empty() || name.len() > MAX_NAME_BYTES || l1_entries * 8 > MAX_L1_BYTES {
+    if l1_entries * 8 > MAX_L1_BYTES {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let l1_clusters = (l1_entries * 8).div_ceil(CLUSTER_BYTES);
@@ -65,10 +82,11 @@ pub(super) fn write(file: &mut File, backing_file: &Path, virtual_bytes: u64) ->
     file.set_len(clusters * CLUSTER_BYTES)
 }
 
-fn header(name: &[u8], virtual_bytes: u64, l1_entries: u64) -> Vec<u8> {
+fn header(name: Option<&[u8]>, virtual_bytes: u64, l1_entries: u64) -> Vec<u8> {
     const FORMAT: &[u8; 5] = b"qcow2";
     // Extensions are padded to 8 bytes; the last one is empty.
-    let name_offset = u64::from(HEADER_BYTES) + 8 + 8 + 8;
+    let name_offset = name.map_or(0, |_| u64::from(HEADER_BYTES) + 8 + 8 + 8);
+    let name = name.unwrap_or_default();
     let mut header = Vec::new();
     header.extend(QCOW2_MAGIC);
     header.extend(VERSION.to_be_bytes());
@@ -85,10 +103,12 @@ fn header(name: &[u8], virtual_bytes: u64, l1_entries: u64) -> Vec<u8> {
     header.extend([0; 3 * 8]); // no feature bits
     header.extend(REFCOUNT_ORDER.to_be_bytes());
     header.extend(HEADER_BYTES.to_be_bytes());
-    header.extend(BACKING_FORMAT.to_be_bytes());
-    header.extend((FORMAT.len() as u32).to_be_bytes());
-    header.extend(FORMAT);
-    header.extend([0; 3]);
+    if !name.is_empty() {
+        header.extend(BACKING_FORMAT.to_be_bytes());
+        header.extend((FORMAT.len() as u32).to_be_bytes());
+        header.extend(FORMAT);
+        header.extend([0; 3]);
+    }
     header.extend([0; 8]); // end of extensions
     header.extend(name);
     header
@@ -126,6 +146,23 @@ mod tests {
             assert_eq!(info["backing-filename"], "base.qcow2");
             assert_eq!(info["backing-filename-format"], "qcow2");
             assert_eq!(crate::qemu::Qcow2Header::read(&path).expect("reads").virtual_bytes, size);
+        }
+    }
+
+    #[test]
+    fn a_blank_disk_is_one_for_qemu_too() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for size in [1 << 20, (1 << 30) + 512, 8 << 40] {
+            let path = directory.path().join("blank.qcow2");
+            write_blank(&mut File::create(&path).expect("is made"), size).expect("is written");
+            let blank = path.to_str().expect("UTF-8");
+            assert!(qemu_img(&["check", blank]).contains("No errors"), "{size}");
+            let info: serde_json::Value =
+                serde_json::from_str(&qemu_img(&["info", "--output=json", blank])).expect("JSON");
+            assert_eq!(info["virtual-size"], size);
+            assert_eq!(info["backing-filename"], serde_json::Value::Null);
+            let header = crate::qemu::Qcow2Header::read(&path).expect("reads");
+            assert_eq!((header.virtual_bytes, header.backing_file), (size, None));
         }
     }
 

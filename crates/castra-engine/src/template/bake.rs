@@ -19,9 +19,9 @@ use crate::hex::hex;
 use crate::host::{random_bytes, unix_time_ms};
 use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout, TemplatesLayout};
 use crate::qemu::{
-    Boot, Disk, Launch, MachineSpec, MachineStatus, Memory, Network, QemuBinary, Qmp, QmpError,
-    create_overlay, end_of_log, ignore_shared_memory, launch, remove_sockets, running_qemu,
-    save_state,
+    Boot, Disk, DiskName, Launch, MachineSpec, MachineStatus, Memory, Network, QemuBinary, Qmp,
+    QmpError, create_blank_disk, create_overlay, end_of_log, ignore_shared_memory, launch,
+    remove_sockets, running_qemu, save_state,
 };
 use crate::wait::WaitLimit;
 
@@ -141,6 +141,11 @@ fn make(
     shim::install(&request.spec.boot, work)?;
     files::create_private(&work.disk()).map_err(file_error("create", &work.disk()))?;
     create_overlay(&work.disk(), request.backing_file, disk_bytes)?;
+    for (name, bytes) in &request.ingredients.data_disks {
+        let path = work.data_disk(name.as_str());
+        files::create_private(&path).map_err(file_error("create", &path))?;
+        create_blank_disk(&path, *bytes)?;
+    }
     let memory = Memory::Written(work.memory());
     let spec = machine_in(work, request.spec, request.base_disk, memory, request.network)?;
     make_memory_file(&work.memory(), spec.memory_mib)?;
@@ -186,6 +191,9 @@ pub(super) fn machine_in(
     spec.memory = memory;
     // Its header names the base as seen from a project.
     spec.disk = Disk::open(base_disk)?.under(work.disk());
+    for disk in &mut spec.data_disks {
+        disk.path = work.data_disk(disk.name.as_str());
+    }
     spec.forwards = Vec::new();
     spec.network = network;
     spec.pidfile = work.pidfile();
@@ -303,7 +311,9 @@ fn publish(
     boot: Duration,
 ) -> Result<Template, TemplateError> {
     let cancel = &request.context.cancel;
-    for path in [work.pidfile(), work.console_log(), work.qemu_log()] {
+    let blank = |(name, _): &(DiskName, u64)| work.data_disk(name.as_str());
+    let blanks = request.ingredients.data_disks.iter().map(blank);
+    for path in [work.pidfile(), work.console_log(), work.qemu_log()].into_iter().chain(blanks) {
         // Needed only while the template was made.
         let _ = fs::remove_file(path);
     }

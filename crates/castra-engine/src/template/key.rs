@@ -6,8 +6,8 @@ use sha2::{Digest as _, Sha256};
 use crate::hex::hex;
 use crate::managed::{ArtifactRole, Manifest};
 use crate::qemu::{
-    Accelerator, Announcement, Boot, CommandLine, CpuModel, Device, MachineSpec, MachineType,
-    QemuBinary, StreamPortCount,
+    Accelerator, Announcement, Boot, CommandLine, CpuModel, Device, DiskName, MachineSpec,
+    MachineType, QemuBinary, StreamPortCount,
 };
 use crate::report::ImageLabel;
 
@@ -79,6 +79,9 @@ pub struct Ingredients {
     /// Set if it has booted the kernel of its disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     own_kernel: Option<OwnKernel>,
+    /// Names and virtual sizes, in bytes, of its data disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data_disks: Vec<(DiskName, u64)>,
     /// SHA-256 of the layer of the last step, if its disk was provisioned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provisioned: Option<String>,
@@ -96,6 +99,13 @@ impl Ingredients {
     #[must_use]
     pub fn with_own_kernel(self, kernel: OwnKernel) -> Self {
         Self { own_kernel: Some(kernel), ..self }
+    }
+
+    /// Returns these ingredients for a machine with data disks of these names and sizes. What will
+    /// be on them is not known: the template's are blank.
+    #[must_use]
+    pub fn with_data_disks(self, data_disks: Vec<(DiskName, u64)>) -> Self {
+        Self { data_disks, ..self }
     }
 
     /// Returns these ingredients for a disk that steps have prepared. The layer names those below
@@ -134,6 +144,7 @@ impl Ingredients {
             announcement: spec.announcement,
             command_line,
             own_kernel: None,
+            data_disks: Vec::new(),
             provisioned: None,
         }
     }
@@ -196,6 +207,7 @@ pub(super) mod tests {
             announcement: Announcement::Made,
             command_line: Some("console=ttyS0".parse().expect("a line")),
             own_kernel: None,
+            data_disks: Vec::new(),
             provisioned: None,
         }
     }
@@ -204,6 +216,13 @@ pub(super) mod tests {
         let files = vec!["c0ffee".to_owned(), file.to_owned()];
         let (content, backing_file) = (content.to_owned(), backing_file.to_owned());
         sample().with_own_kernel(OwnKernel { files, content, backing_file })
+    }
+
+    fn disks(disks: &[(&str, u64)]) -> Ingredients {
+        let named = |(name, bytes): &(&str, u64)| {
+            (DiskName::try_from((*name).to_owned()).expect("a name"), *bytes)
+        };
+        sample().with_data_disks(disks.iter().map(named).collect())
     }
 
     #[test]
@@ -221,6 +240,10 @@ pub(super) mod tests {
             Ingredients { stream_ports: StreamPortCount::OF_AGENT, ..sample() },
             Ingredients { announcement: Announcement::Omitted, ..sample() },
             Ingredients { command_line: Some("quiet".parse().expect("a line")), ..sample() },
+            disks(&[("a", 1 << 20)]),
+            disks(&[("b", 1 << 20)]),
+            disks(&[("a", 2 << 20)]),
+            disks(&[("a", 1 << 20), ("b", 1 << 20)]),
             sample().with_provisioned(Some("c0ffee".into())),
             sample().with_provisioned(Some("decaf".into())),
             own("a", "1", "../../../a.qcow2"),

@@ -10,6 +10,7 @@ use crate::report::Event;
 
 use super::accompany;
 use super::error::{AccessError, StateError, VmError};
+use super::full_disk::tightest;
 use super::inspect::glance;
 use super::lock::{await_clone, lock};
 use super::monitor::{connect, continue_recorded, disk_full, ensure_not_stopped, is_paused};
@@ -168,7 +169,7 @@ pub fn running_vm(name: Option<&str>, project: ProjectRef<'_>) -> Result<Record,
 pub fn explain_silence(name: Option<&str>, layout: &ProjectLayout) -> Result<(), VmError> {
     let record = recorded_vm(name, layout)?;
     match glance(&record, &layout.vm(&record.name)).0 {
-        VmState::DiskFull => Err(disk_full(&record.name, &record.overlay_path(layout))),
+        VmState::DiskFull => Err(disk_full(&record.name, &tightest(&record, layout))),
         state if !state.is_alive() => Err(StateError::NotRunning { vm: record.name, state }.into()),
         _ => check_network(&record, &Cancel::new()),
     }

@@ -5,8 +5,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::layout::ProjectLayout;
 use crate::qemu::Qcow2Header;
 use crate::size::ByteSize;
+
+use super::record::Record;
 
 /// A filesystem that is too full for a VM's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,16 @@ impl fmt::Display for FullDisk {
             (None, _) => Ok(()),
         }
     }
+}
+
+/// Returns the disk of a VM, its own or a data disk, whose filesystem has the least room: that is
+/// the one which cannot grow.
+pub(in crate::vm) fn tightest(record: &Record, layout: &ProjectLayout) -> PathBuf {
+    let files = layout.vm(&record.name);
+    let own = record.overlay_path(layout);
+    let data = record.data_disks.iter().map(|disk| files.data_disk(disk.name.as_str()));
+    let free = |disk: &PathBuf| FullDisk::of(disk).free_bytes.unwrap_or(u64::MAX);
+    std::iter::once(own.clone()).chain(data).min_by_key(free).unwrap_or(own)
 }
 
 impl FullDisk {

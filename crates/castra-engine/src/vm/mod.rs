@@ -14,7 +14,7 @@
 //! | `mounts/`, `mount` | directories of the host in a guest, and mounting them in a running VM |
 //! | `live_ports`, `port` | ports that are forwarded to a VM while it runs, and changing them |
 //! | `accompany` | everything that the companion does for a VM by its record |
-//! | `disk/` | overlay, base image, layers, and the removal of disks |
+//! | `disk/` | overlay, base image, layers, data disks, and the removal of disks |
 //! | `kernel/` | what a VM boots: the kernel of its image or of its disk, or natively |
 //! | `start/` | launching QEMU, booting or restoring, waiting for the guest, continuing |
 //! | `suspend/` | suspending, resuming, cloning |
@@ -103,14 +103,15 @@ pub use access::{
 };
 pub use accompany::ObservedPort;
 pub use clean::{
-    CleanOptions, CleanReport, Cleaned, CleanedKind, Kept, Orphan, clean, end_orphan, orphans,
+    CleanOptions, CleanReport, Cleaned, CleanedKind, DataDisks, Kept, Orphan, clean, end_orphan,
+    orphans,
 };
 pub use clone_running::clone_running;
 pub use companion::{
     CompanionFault, CompanionWork, OutlivedCompanion, end_companion, outlived_companions,
 };
 pub use diagnosis::{Diagnosis, Trouble};
-pub use disk::ensure_vm_image;
+pub use disk::{FoundDisk, ensure_vm_image};
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::{
     AccessError, Attempt, CloneError, CompanionError, FileAction, MountError, NoLogin, PortError,
@@ -119,8 +120,9 @@ pub use error::{
 };
 pub use full_disk::FullDisk;
 pub use inspect::{
-    AgentFault, Console, ListedVm, ProjectStatus, VmStatus, check_readable, last_starts,
-    list_projects, open_console, services, state_of, status, status_of, status_of_guests,
+    AgentFault, Console, DiskStatus, ListedVm, ProjectStatus, VmStatus, check_readable,
+    last_starts, list_projects, open_console, services, state_of, status, status_of,
+    status_of_guests,
 };
 pub use kernel::{boots_by_uefi, check_own_disk, firmware_of};
 pub use mount::{mount, unmount};
@@ -134,8 +136,8 @@ pub use project::ProjectRef;
 pub use record::{
     AutoForwards, BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer,
     Home, KernelRecord, LayerRecord, MachineRecord, MissingModules, NativeRecord, Progress,
-    ProvisionRecord, Record, RecordError, RecordedMachine, SshServer, StartKind, SuspendRecord,
-    VmState, recorded_vm, sentence_of_copy,
+    ProvisionRecord, Record, RecordError, RecordedMachine, SavedDisk, SshServer, StartKind,
+    SuspendRecord, VmState, recorded_vm, sentence_of_copy,
 };
 pub use resize::{GrownRoot, Resized, resize};
 pub use restart::restart;

@@ -152,6 +152,7 @@ fn definition_of_clone(record: &Record, config: &ProjectConfig) -> Option<VmDefi
         cpu: cloned.cpu.clone(),
         memory_bytes: cloned.memory_mib << 20,
         disk_bytes: cloned.disk_bytes,
+        data_disks: record.data_disks.clone(),
         boot_profile: Some(cloned.boot_profile),
         firmware: cloned.firmware,
         // All of it is in the memory and on the disk already.

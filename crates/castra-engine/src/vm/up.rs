@@ -186,7 +186,9 @@ fn attach_running(
             manager.ensure_image(image, project.context)?;
         }
     }
-    if record.boot.as_ref().is_some_and(|boot| !boot.is_of(&plan.definition)) {
+    if record.boot.as_ref().is_some_and(|boot| !boot.is_of(&plan.definition))
+        || record.data_disks != plan.definition.data_disks
+    {
         let vm = &plan.definition.name;
         let message =
             format!("the definition of VM `{vm}` has changed; `castra restart {vm}` applies it");

@@ -11,6 +11,7 @@ mod table;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -98,6 +99,16 @@ fn root_disk(kernel_fs: &KernelFs) -> io::Result<Option<u64>> {
     match Partition::below(kernel_fs, &device)? {
         Some(partition) => partition.disk().bytes(kernel_fs).map(Some),
         None => device.bytes(kernel_fs).map(Some),
+    }
+}
+
+/// Lets a mounted filesystem fill its device, which has this size, if it can grow.
+pub(crate) fn fill(mounted: &Path, device_bytes: u64) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(mounted, flags, Mode::empty())?;
+    match Filesystem::of(&directory)? {
+        Some(filesystem) => filesystem.grow(&directory, device_bytes),
+        None => Ok(()),
     }
 }
 

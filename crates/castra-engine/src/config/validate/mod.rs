@@ -4,6 +4,7 @@ mod artifact;
 mod base;
 mod cloud_init;
 mod digest;
+mod disk;
 mod image;
 mod mount;
 pub(super) mod name;

@@ -198,17 +198,28 @@ pub(super) fn read_min_memory(
 
 /// Reads the `disk` of a VM, in bytes.
 pub(super) fn read_disk(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<u64> {
-    let value = fields.value(DISK)?;
+    read_disk_key(fields, DISK, problems).map(Spanned::into_inner)
+}
+
+/// Reads the size of a disk, in bytes.
+pub(super) fn read_disk_key(
+    fields: &mut Fields<'_>,
+    key: Key,
+    problems: &mut Problems,
+) -> Option<Spanned<u64>> {
+    let value = fields.value(key)?;
     let size = match value.get_ref() {
         DeValue::String(text) => parse_disk(text),
         DeValue::Integer(integer) => parse_size(&to_i128(integer).to_string()),
         DeValue::Float(float) => Err(fraction(float.as_str(), "")),
         other => {
-            problems.error(value.span(), &wrong_type(DISK, "a size", other));
+            problems.error(value.span(), &wrong_type(key, "a size", other));
             return None;
         }
     };
-    size.map_err(|error| problems.error(value.span(), &error)).ok()
+    size.map(|bytes| Spanned::new(value.span(), bytes))
+        .map_err(|error| problems.error(value.span(), &error))
+        .ok()
 }
 
 fn read_memory_key(

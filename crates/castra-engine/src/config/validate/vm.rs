@@ -18,7 +18,7 @@ use super::image::{Images, read_option};
 use super::port::{self, SpannedForward};
 use super::provision::OfImage;
 use super::size::{self, MIB, format_size};
-use super::{Scope, cloud_init, mount, name, path, provision};
+use super::{Scope, cloud_init, disk, mount, name, path, provision};
 use crate::layout::ProjectLayout;
 use crate::managed::ArtifactSource;
 use crate::qemu::CpuModel;
@@ -36,6 +36,7 @@ const BOOT_PROFILES: [(&str, BootProfile); 2] =
 const FIRMWARE: Key = key("firmware", "\"uefi\"");
 const FIRMWARES: [(&str, Firmware); 2] = [("bios", Firmware::Bios), ("uefi", Firmware::Uefi)];
 const MOUNTS: Key = key("mounts", "[{ host = \".\", guest = \"/src\" }]");
+const DISKS: Key = key("disks", "[{ name = \"data\", size = \"10 GiB\" }]");
 const PROXY: Key = key("proxy", "\"host\"");
 const PROXIES: [(&str, Proxy); 2] = [("none", Proxy::None), ("host", Proxy::Host)];
 const PORT_FORWARDS: Key = key("port_forwards", "[{ host = 8080, guest = 80 }]");
@@ -189,6 +190,8 @@ pub(super) fn read_vm(
     };
     let mounts = fields.array(MOUNTS, problems).unwrap_or_default();
     let mounts = mount::read(mounts, MOUNTS, &title, scope, problems);
+    let disks = fields.array(DISKS, problems).unwrap_or_default();
+    let data_disks = disk::read(disks, DISKS, &title, &mounts, problems);
     let has_cloud_init = cloud_init.is_some();
     let of_image = OfImage { steps: scope.images.steps_of(&base.source), span: &base.span };
     let provision = provision::read_of_vm(
@@ -217,6 +220,7 @@ pub(super) fn read_vm(
         cpu,
         memory_bytes,
         disk_bytes,
+        data_disks,
         boot_profile,
         firmware,
         cloud_init,

@@ -60,6 +60,7 @@ fn personality() -> Personality {
         host_key: Secret::new(b"key".to_vec()),
         authorized_keys: vec!["ssh-ed25519 AAAA".into()],
         relays: None,
+        disks: None,
     }
 }
 

@@ -154,11 +154,14 @@ impl Mount {
 
     /// Returns `true` if two mounts are at the same place in a guest, or one inside the other.
     pub fn is_entangled_with(&self, other: &Self) -> bool {
-        let is_in = |inner: &str, outer: &str| {
-            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        is_in(&self.guest, &other.guest) || is_in(&other.guest, &self.guest)
+        is_inside(&self.guest, &other.guest) || is_inside(&other.guest, &self.guest)
     }
+}
+
+/// Returns `true` for a path of a guest that is at or below another one, both as
+/// [`Mount::guest_path`] returns them.
+pub fn is_inside(inner: &str, outer: &str) -> bool {
+    inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// State of a mount.

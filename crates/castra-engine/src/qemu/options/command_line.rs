@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use castra_wire::{RELAYS_ON_COMMAND_LINE, Relay};
+use castra_wire::{DISKS_ON_COMMAND_LINE, DiskOrder, RELAYS_ON_COMMAND_LINE, Relay};
 
 use super::OptionError;
 
@@ -61,6 +61,16 @@ impl CommandLine {
         let relays: Vec<String> =
             relays.iter().map(|relay| format!("{}:{}", relay.port, relay.to)).collect();
         self.with_text(&format!("{RELAYS_ON_COMMAND_LINE}={}", relays.join(",")))
+    }
+
+    /// Returns this command line with the agent's orders for disks appended, which are encoded.
+    #[must_use]
+    pub fn with_disks(&self, orders: &[DiskOrder]) -> Self {
+        let orders: String = orders.iter().map(DiskOrder::on_command_line).collect();
+        if orders.is_empty() {
+            return self.clone();
+        }
+        self.with_text(&format!("{DISKS_ON_COMMAND_LINE}={orders}"))
     }
 }
 

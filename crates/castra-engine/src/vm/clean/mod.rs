@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crate::config::Bounds;
 use crate::files::Lock;
 use crate::layout::is_frozen_layer;
+use crate::qemu::DiskName;
 use crate::report::Event;
 
 use super::disk::{refuse_in_use, remove_disk};
@@ -24,20 +25,45 @@ use super::error::VmError;
 use super::lock::ensure_reachable;
 use super::project::ProjectRef;
 use super::record::{Record, RecordError};
-use remove::{Usage, quarantine_record, remove, remove_empty_directories};
+use remove::{Usage, forget_data_disk, quarantine_record, remove, remove_empty_directories};
 use survey::Survey;
 
 pub use orphans::{Orphan, end_orphan, orphans};
 
 /// Options of a clean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct CleanOptions {
+pub struct CleanOptions<'a> {
     /// Only report what would be removed.
     pub dry_run: bool,
     /// Remove stopped VMs, with their disks, records and keys.
     pub disks: bool,
+    /// Data disks of stopped VMs that are removed, too.
+    pub data_disks: DataDisks<'a>,
     /// Quarantine unreadable records, so that `up` writes new ones.
     pub records: bool,
+}
+
+/// Data disks that a clean removes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DataDisks<'a> {
+    /// None.
+    #[default]
+    Keep,
+    /// Disks with one of these names.
+    Named(&'a [DiskName]),
+    /// All.
+    All,
+}
+
+impl DataDisks<'_> {
+    /// Returns `true` if a disk of this name is removed.
+    fn include(self, name: &DiskName) -> bool {
+        match self {
+            Self::Keep => false,
+            Self::Named(names) => names.contains(name),
+            Self::All => true,
+        }
+    }
 }
 
 /// Kinds of things that are removed.
@@ -45,6 +71,8 @@ pub struct CleanOptions {
 pub enum CleanedKind {
     /// A VM's disk.
     Disk,
+    /// A data disk.
+    DataDisk,
     /// Record, keys and everything else of a VM.
     Vm,
     /// An unreadable record, which is quarantined.
@@ -103,7 +131,7 @@ pub struct CleanReport {
 /// [`VmError::Lock`]. What was removed before stays removed.
 pub fn clean(
     names: &[String],
-    options: CleanOptions,
+    options: CleanOptions<'_>,
     bounds: &Arc<Bounds>,
     project: ProjectRef<'_>,
 ) -> Result<CleanReport, VmError> {
@@ -123,7 +151,8 @@ pub fn clean(
     }
     let survey = Survey { names, options, bounds, project }.run()?;
     // Before anything is removed, since the VM of an open disk also needs its sockets.
-    for disk in survey.planned.iter().filter(|planned| planned.kind == CleanedKind::Disk) {
+    let is_disk = |kind| matches!(kind, CleanedKind::Disk | CleanedKind::DataDisk);
+    for disk in survey.planned.iter().filter(|planned| is_disk(planned.kind)) {
         refuse_in_use(&disk.path)?;
     }
     let mut usage = Usage::default();
@@ -138,6 +167,10 @@ pub fn clean(
             match planned.kind {
                 CleanedKind::Record => planned.path = quarantine_record(&planned, project.layout)?,
                 CleanedKind::Disk => remove_disk(&planned.path)?,
+                CleanedKind::DataDisk => {
+                    remove_disk(&planned.path)?;
+                    forget_data_disk(&planned, project.layout)?;
+                }
                 CleanedKind::Layer if is_frozen_layer(&planned.path) => remove_disk(&planned.path)?,
                 _ => remove(&planned.path)?,
             }

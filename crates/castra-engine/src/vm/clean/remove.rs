@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use super::Cleaned;
 use super::foundations::{FileId, id_of};
 use crate::files;
-use crate::layout::{LINKED_FROM, ProjectLayout, is_image_lock};
+use crate::layout::{LINKED_FROM, ProjectLayout, VmLayout, is_image_lock};
 use crate::vm::error::{FileAction, VmError, VmIoError};
 use crate::vm::project::ProjectRef;
+use crate::vm::record::Record;
 
 /// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
@@ -67,6 +68,20 @@ pub(super) fn remove(path: &Path) -> Result<(), VmError> {
     }
 }
 
+/// Lets a VM's record say that it has no such data disk any more: the next start makes a new one.
+pub(super) fn forget_data_disk(disk: &Cleaned, layout: &ProjectLayout) -> Result<(), VmError> {
+    let Some(vm) = &disk.vm else { return Ok(()) };
+    let file = disk.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = VmLayout::name_of_data_disk(file).unwrap_or_default();
+    let Ok(Some(mut record)) = Record::load(layout, vm) else { return Ok(()) };
+    let before = record.data_disks.len();
+    record.data_disks.retain(|known| known.name.as_str() != name);
+    if record.data_disks.len() < before {
+        record.save(layout)?;
+    }
+    Ok(())
+}
+
 /// Quarantines an unreadable record, and returns its new path.
 pub(super) fn quarantine_record(
     record: &Cleaned,
@@ -112,6 +127,10 @@ pub(super) fn remove_empty_directories(project: ProjectRef<'_>, may_all_go: bool
     ] {
         let _ = fs::remove_dir(directory);
     }
+    for of_vm in entries(&project.layout.data_disks()) {
+        let _ = fs::remove_dir(of_vm.path());
+    }
+    let _ = fs::remove_dir(project.layout.data_disks());
     let _ = project.sockets("any").own_project().map(fs::remove_dir);
     // A state root without anything else counts as empty, whichever of these a killed castra has
     // left.

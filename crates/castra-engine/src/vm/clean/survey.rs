@@ -13,21 +13,22 @@ use crate::files::{Lock, TEMPORARY};
 use crate::layout::{
     OVERLAY_TEMPORARY, ProjectLayout, SocketsLayout, is_frozen_layer, is_image_lock,
 };
-use crate::qemu::running_qemu;
+use crate::qemu::{DiskName, running_qemu};
+use crate::size::ByteSize;
 use crate::trusted;
-use crate::vm::disk::{check_removable, check_unfinished, temporary_name};
-use crate::vm::error::{FileAction, VmError, VmIoError};
+use crate::vm::disk::{FoundDisk, check_removable, check_unfinished, data, temporary_name};
+use crate::vm::error::{FileAction, VmDiskError, VmError, VmIoError};
 use crate::vm::monitor::is_in_use;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{Record, RecordError, VmState, observe, place};
 
 use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};
-use super::{CleanOptions, Cleaned, CleanedKind, Kept};
+use super::{CleanOptions, Cleaned, CleanedKind, DataDisks, Kept};
 
 /// Scope and options of a survey.
 pub(super) struct Survey<'a> {
     pub(super) names: &'a [String],
-    pub(super) options: CleanOptions,
+    pub(super) options: CleanOptions<'a>,
     pub(super) bounds: &'a Arc<Bounds>,
     pub(super) project: ProjectRef<'a>,
 }
@@ -98,6 +99,9 @@ impl Survey<'_> {
         for vm in vms.iter().filter(|vm| self.names.is_empty() || self.names.contains(&vm.name)) {
             self.vm(vm, &mut found);
         }
+        if let DataDisks::Named(wanted) = self.options.data_disks {
+            self.check_named(wanted, &vms)?;
+        }
         if self.options.disks {
             self.spare_foundations(&vms, &mut found);
         }
@@ -105,6 +109,26 @@ impl Survey<'_> {
             self.project(&vms, &mut found);
         }
         Ok(found)
+    }
+
+    /// Checks that each data disk that is to be removed is there, or was.
+    fn check_named(&self, wanted: &[DiskName], vms: &[Vm]) -> Result<(), VmDiskError> {
+        let vms = vms.iter().filter(|vm| self.names.is_empty() || self.names.contains(&vm.name));
+        let of_vm = |vm: &Vm| {
+            let there = data::found(&self.project.files(&vm.name));
+            let record = vm.record.as_ref().ok().and_then(Option::as_ref);
+            let recorded = record.into_iter().flat_map(|record| record.data_disks.clone());
+            let names = there.into_iter().map(|disk| disk.name);
+            names.chain(recorded.map(|disk| disk.name)).collect::<Vec<_>>()
+        };
+        let known: BTreeSet<DiskName> = vms.flat_map(of_vm).collect();
+        match wanted.iter().find(|name| !known.contains(*name)) {
+            Some(name) => {
+                let known = known.iter().map(DiskName::to_string).collect();
+                Err(VmDiskError::NoDataDisk { name: name.to_string(), known })
+            }
+            None => Ok(()),
+        }
     }
 
     fn look_at(&self, name: String) -> Vm {
@@ -151,6 +175,7 @@ impl Survey<'_> {
             }
             return;
         }
+        self.data_disks(vm, found);
         let overlay = self.overlay(vm);
         let unfinished = temporary_name(&overlay);
         if self.confirm(&overlay).is_ok() && check_unfinished(&unfinished).is_ok() {
@@ -188,6 +213,39 @@ impl Survey<'_> {
         }
         for entry in entries(files.directory()).filter(|entry| starts_with(entry, TEMPORARY)) {
             found.plan(CleanedKind::Leftover, Some(name), entry.path());
+        }
+    }
+
+    /// Surveys the data disks of a VM that does not run, which stay unless they are named.
+    fn data_disks(&self, vm: &Vm, found: &mut Found) {
+        let (name, files) = (vm.name.as_str(), self.project.files(&vm.name));
+        for entry in entries(&files.data_disks()) {
+            let is_unfinished = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if is_unfinished && check_unfinished(&entry.path()).is_ok() {
+                found.plan(CleanedKind::Leftover, Some(name), entry.path());
+            }
+        }
+        let record = vm.record.as_ref().ok().and_then(Option::as_ref);
+        for disk in data::found(&files) {
+            match self.options.data_disks.include(&disk.name) {
+                true => match check_removable(&disk.path) {
+                    Ok(()) => found.plan(CleanedKind::DataDisk, Some(name), disk.path),
+                    Err(error) => found.keep(Some(name), one_line(&error)),
+                },
+                // It is mentioned where its VM goes, or has gone.
+                false if self.options.disks || record.is_none() => {
+                    found.keep(Some(name), sentence_of_kept(name, &disk));
+                }
+                false => {}
+            }
+        }
+        for gone in record.into_iter().flat_map(|record| &record.data_disks) {
+            let path = files.data_disk(gone.name.as_str());
+            let is_gone = fs::symlink_metadata(&path).is_err();
+            if is_gone && self.options.data_disks.include(&gone.name) {
+                let (kind, vm) = (CleanedKind::DataDisk, Some(name.to_owned()));
+                found.planned.push(Cleaned { kind, vm, path, freed_bytes: 0 });
+            }
         }
     }
 
@@ -371,7 +429,16 @@ impl Survey<'_> {
     }
 }
 
-/// Returns every VM with remains: a directory of its own, or a disk at the default location.
+fn sentence_of_kept(vm: &str, disk: &FoundDisk) -> String {
+    let (name, used) = (&disk.name, ByteSize(disk.used_bytes));
+    format!(
+        "disk `{name}` of VM `{vm}` ({used} used), for its next VM of that name; `castra clean \
+        {vm} --data-disk {name}` removes it"
+    )
+}
+
+/// Returns every VM with remains: a directory of its own, a disk at the default location, or data
+/// disks.
 fn vm_names(layout: &ProjectLayout) -> BTreeSet<String> {
     let name = |entry: DirEntry| entry.file_name().into_string().ok();
     let directories = entries(&layout.vms()).filter_map(name);
@@ -381,7 +448,7 @@ fn vm_names(layout: &ProjectLayout) -> BTreeSet<String> {
             file.strip_suffix("-overlay.qcow2").filter(|vm| !vm.is_empty() && !vm.starts_with('.'));
         vm.map(str::to_owned)
     };
-    directories.chain(disks.filter_map(of_disk)).collect()
+    directories.chain(disks.filter_map(of_disk)).chain(data::owners(layout)).collect()
 }
 
 fn is_one_of(path: &Path, files: &HashSet<FileId>) -> bool {

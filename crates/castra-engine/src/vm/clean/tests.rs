@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::cancel::Cancel;
+use crate::config::DataDisk;
 use crate::context::{Environment, RuntimeContext};
 use crate::layout::{ProjectLayout, frozen_layer};
 use crate::qemu::create_overlay;
@@ -16,8 +17,9 @@ use crate::vm::record::{BaseKind, BaseRecord, Progress, Record, RecordError};
 
 use super::*;
 
-const ALL: CleanOptions = CleanOptions { dry_run: false, disks: false, records: false };
-const DISKS: CleanOptions = CleanOptions { disks: true, ..ALL };
+const ALL: CleanOptions<'_> =
+    CleanOptions { dry_run: false, disks: false, data_disks: DataDisks::Keep, records: false };
+const DISKS: CleanOptions<'_> = CleanOptions { disks: true, ..ALL };
 
 /// A project with a VM `web`, whose disk is based on a layer, and that on an image; and `own`,
 /// whose disk is based on a template's.
@@ -82,7 +84,7 @@ impl Fixture {
         record.save(&self.layout).expect("saved");
     }
 
-    fn clean(&self, names: &[&str], options: CleanOptions) -> CleanReport {
+    fn clean(&self, names: &[&str], options: CleanOptions<'_>) -> CleanReport {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         clean(&names, options, &self.bounds(), self.project()).expect("cleans")
     }
@@ -244,4 +246,63 @@ fn another_process_that_works_on_a_vm_is_waited_for() {
     assert!(matches!(refused, Err(VmError::Lock(_))), "{refused:?}");
     assert!(fixture.layout.overlay("web").exists());
     drop(held);
+}
+
+#[test]
+fn data_disks_stay_until_they_are_named() {
+    let fixture = Fixture::new();
+    let files = fixture.layout.vm("web");
+    let names = ["data", "old"].map(|name| DiskName::try_from(name.to_owned()).expect("a name"));
+    for name in &names {
+        fixture.file(&files.data_disk(name.as_str()));
+        fs::write(files.data_disk(name.as_str()), b"QFI\xfb").expect("written");
+    }
+    fs::write(files.data_disks().join(".new.qcow2.new"), "").expect("written");
+    let mut record = Record::load(&fixture.layout, "web").expect("read").expect("is there");
+    let disk = |name: &DiskName| DataDisk { name: name.clone(), size_bytes: 512, guest: None };
+    record.data_disks = names.iter().map(disk).collect();
+    record.save(&fixture.layout).expect("saved");
+
+    let report = fixture.clean(&["web"], ALL);
+    assert_eq!(fixture.gone(&report), set(&["disks/web/.new.qcow2.new"]), "an unfinished one");
+    assert_eq!(report.kept, [], "its VM is there");
+
+    let only = CleanOptions { data_disks: DataDisks::Named(&names[1..]), ..ALL };
+    let planned = fixture.clean(&["web"], CleanOptions { dry_run: true, ..only });
+    let report = fixture.clean(&["web"], only);
+    assert_eq!(report, planned);
+    assert_eq!(fixture.gone(&report), set(&["disks/web/old.qcow2"]));
+    let record = Record::load(&fixture.layout, "web").expect("read").expect("is there");
+    assert_eq!(record.data_disks, [disk(&names[0])], "it may be made again");
+    let unknown = clean(&[], only, &fixture.bounds(), fixture.project()).expect_err("unknown");
+    assert!(unknown.to_string().contains("no disk `old`"), "{unknown}");
+
+    let report = fixture.clean(&[], DISKS);
+    assert!(!fixture.gone(&report).iter().any(|path| path.starts_with("disks")));
+    assert!(why(&report).contains("castra clean web --data-disk data"), "{}", why(&report));
+    assert!(!fixture.layout.overlay("web").exists() && files.data_disk("data").exists());
+    // It is all that is left of the VM.
+    let report = fixture.clean(&["web"], ALL);
+    assert!(report.removed.is_empty() && why(&report).contains("`data`"), "{report:?}");
+    let all = CleanOptions { data_disks: DataDisks::All, ..ALL };
+    assert_eq!(fixture.gone(&fixture.clean(&[], all)), set(&["disks/web/data.qcow2"]));
+    assert!(!fixture.layout.data_disks().exists());
+}
+
+#[test]
+fn a_link_in_the_place_of_a_data_disk_stays() {
+    let fixture = Fixture::new();
+    let precious = fixture.root.path().join("precious.qcow2");
+    fs::write(&precious, b"QFI\xfb").expect("written");
+    let files = fixture.layout.vm("web");
+    fs::create_dir_all(files.data_disks()).expect("made");
+    std::os::unix::fs::symlink(&precious, files.data_disk("data")).expect("linked");
+    let all = CleanOptions { data_disks: DataDisks::All, ..ALL };
+    fixture.clean(&["web"], all);
+    assert!(precious.exists());
+    // Nor does one in the place of their directory lead to others.
+    fs::remove_dir_all(files.data_disks()).expect("removed");
+    std::os::unix::fs::symlink(fixture.root.path(), files.data_disks()).expect("linked");
+    fixture.clean(&["web"], all);
+    assert!(precious.exists());
 }

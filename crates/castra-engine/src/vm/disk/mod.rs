@@ -1,6 +1,7 @@
 //! A VM's own disk: an overlay on its base image, or on a warm template's layer above that.
 
 mod base;
+pub(super) mod data;
 mod digests;
 pub(super) mod layer;
 mod remove;
@@ -30,6 +31,7 @@ use super::record::{DiskStamp, LayerRecord, ProvisionRecord, Record, place};
 
 pub use base::ensure_vm_image;
 pub(super) use base::{Base, Image, check_boot_code, confirm, ensure_base, look_at_own_disk};
+pub use data::FoundDisk;
 pub(super) use remove::{
     check_removable, check_unfinished, refuse_in_use, remove_disk, remove_unfinished_clone,
     remove_unfinished_disk,
@@ -82,6 +84,7 @@ pub(super) fn ensure_vm_assets(
         record
     };
     record.base = base.record;
+    record.data_disks.clone_from(&plan.definition.data_disks);
     record.save(project.layout)?;
     failpoint::reach(Point::OverlayRecorded);
     Ok((ResolvedVmArtifacts { image: base.image, is_new }, record))

@@ -14,7 +14,7 @@ use crate::trusted;
 use crate::vm::error::{FileAction, VmDiskError, VmError, VmIoError};
 use crate::vm::record::Record;
 
-use super::confirm_place;
+use super::{confirm_place, data};
 
 /// Removes a disk, a layer or an overlay. A missing one is fine.
 ///
@@ -98,6 +98,7 @@ pub(in crate::vm) fn remove_unfinished_clone(
     // First, since it may be refused: then everything stays.
     confirm_place(&record.name, &overlay)?;
     remove_disk(&overlay)?;
+    data::remove_of_clone(&record.data_disks, &files)?;
     for path in [files.machine_state(), files.clone_record(), files.record()] {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

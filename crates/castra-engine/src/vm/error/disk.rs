@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::config::OutOfBounds;
 use crate::error::{Explain, Kind};
 use crate::qemu::options::UserArguments;
-use crate::qemu::{QmpError, Unbootable};
+use crate::qemu::{QemuError, QmpError, Unbootable};
 use crate::size::ByteSize;
 
 /// Error of a VM's disk, its base image or a layer between them.
@@ -177,6 +177,58 @@ pub enum VmDiskError {
         /// Wanted size.
         wanted: ByteSize,
     },
+    /// A data disk that the VM had is not there.
+    #[error("disk `{name}` of VM `{vm}` is gone: {}", disk.display())]
+    DataGone {
+        /// The VM.
+        vm: String,
+        /// Name of the disk.
+        name: String,
+        /// Path of the disk.
+        disk: PathBuf,
+    },
+    /// The file of a data disk holds no disk.
+    #[error("disk `{name}` of VM `{vm}` is damaged: {}", disk.display())]
+    DataDamaged {
+        /// The VM.
+        vm: String,
+        /// Name of the disk.
+        name: String,
+        /// Path of the disk.
+        disk: PathBuf,
+        /// The reason.
+        source: Box<QemuError>,
+    },
+    /// A data disk is larger than declared.
+    #[error("disk `{name}` of VM `{vm}` has {has} and cannot shrink to {wanted}")]
+    DataShrinking {
+        /// The VM.
+        vm: String,
+        /// Name of the disk.
+        name: String,
+        /// Size of the disk.
+        has: ByteSize,
+        /// Declared size.
+        wanted: ByteSize,
+    },
+    /// There is no data disk of this name.
+    #[error("there is no disk `{name}` to remove")]
+    NoDataDisk {
+        /// The name.
+        name: String,
+        /// Names of disks that there are.
+        known: Vec<String>,
+    },
+    /// A clone would replace a data disk that an earlier VM of its name has left.
+    #[error("VM `{vm}` cannot get disk `{name}`: {} is there already", disk.display())]
+    DataThere {
+        /// The VM.
+        vm: String,
+        /// Name of the disk.
+        name: String,
+        /// Path of the disk.
+        disk: PathBuf,
+    },
     /// The wanted size is one that filesystems cannot grow to.
     #[error("cannot resize the disk of VM `{vm}` to {wanted}: the limit is {most}")]
     TooLarge {
@@ -201,7 +253,9 @@ impl Explain for VmDiskError {
     fn kind(&self) -> Kind {
         match self {
             Self::OutOfBounds { problem, .. } => problem.kind(),
-            Self::BaseMissing { .. } | Self::Gone { .. } => Kind::NotFound,
+            Self::BaseMissing { .. } | Self::Gone { .. } | Self::DataGone { .. } => Kind::NotFound,
+            Self::NoDataDisk { .. } => Kind::NotFound,
+            Self::DataThere { .. } => Kind::CannotCreate,
             Self::InUse { .. } => Kind::Busy,
             Self::Shrinking { .. } | Self::TooLarge { .. } => Kind::Usage,
             Self::NotResized { .. } => Kind::Unavailable,
@@ -215,6 +269,8 @@ impl Explain for VmDiskError {
             | Self::ForeignOverlay { .. }
             | Self::CopyTorn { .. }
             | Self::Unbootable { .. }
+            | Self::DataDamaged { .. }
+            | Self::DataShrinking { .. }
             | Self::NotADisk { .. } => Kind::Data,
         }
     }
@@ -281,6 +337,28 @@ impl Explain for VmDiskError {
             Self::Shrinking { .. } => {
                 "A disk can only grow: what is at its end would be lost.".into()
             }
+            Self::DataGone { vm, name, .. } => format!(
+                "Put it back where it was. If its data may go, `castra clean {vm} --data-disk \
+                {name}` forgets it, and the next start creates a blank one."
+            ),
+            Self::DataDamaged { disk, .. } => format!(
+                "Restore it from a backup. If its data may go, move it away, and the next start \
+                says how to continue: mv {0} {0}.damaged",
+                disk.display()
+            ),
+            Self::DataShrinking { vm, name, has, .. } => format!(
+                "A disk can only grow: what is at its end would be lost. Write `size = \"{has}\"` \
+                in castra.toml. If its data may go, `castra clean {vm} --data-disk {name}` removes \
+                it, and the next start creates a smaller one."
+            ),
+            Self::NoDataDisk { known, .. } if known.is_empty() => {
+                "There is none. `castra clean --dry-run --disks` shows what there is.".into()
+            }
+            Self::NoDataDisk { known, .. } => format!("There is: {}", known.join(", ")),
+            Self::DataThere { vm, name, .. } => format!(
+                "Choose another name. If the data of that disk may go: castra clean {vm} \
+                --data-disk {name}"
+            ),
             Self::TooLarge { .. } => "A filesystem cannot grow without end, and a disk cannot \
                 shrink again."
                 .into(),

@@ -15,4 +15,6 @@ pub(super) use projects::note;
 pub use projects::{ListedVm, ProjectStatus, list_projects};
 pub use services::services;
 pub(super) use status::glance;
-pub use status::{VmStatus, check_readable, state_of, status, status_of, status_of_guests};
+pub use status::{
+    DiskStatus, VmStatus, check_readable, state_of, status, status_of, status_of_guests,
+};

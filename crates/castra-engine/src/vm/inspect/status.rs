@@ -14,17 +14,35 @@ use crate::config::PortForward;
 use crate::guest::{CloudInitState, LiveState, Mount, MountState, NetworkFault, NetworkReport};
 use crate::host::{millis, unix_time_ms};
 use crate::layout::{ProjectLayout, VmLayout};
-use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
+use crate::qemu::{AcceleratorChoice, DiskName, MachineStatus, QemuPid};
 use crate::vm::accompany::{self, Observed, ObservedPort};
 use crate::vm::companion::{CompanionFault, CompanionWork};
+use crate::vm::disk::{FoundDisk, data};
 use crate::vm::error::{VmError, VmIoError};
-use crate::vm::full_disk::FullDisk;
+use crate::vm::full_disk::{FullDisk, tightest};
 use crate::vm::monitor::is_paused;
 use crate::vm::parallel::PerVm;
 use crate::vm::record::{
     BootRecord, Crash, KernelRecord, MissingModules, NativeRecord, Record, VmState, copy_of, crash,
     observe,
 };
+
+/// Status of a data disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskStatus {
+    /// Name of the disk.
+    pub name: DiskName,
+    /// The file.
+    pub path: PathBuf,
+    /// Virtual size, in bytes; `None` if it cannot be read.
+    pub size_bytes: Option<u64>,
+    /// Bytes that it takes on this machine; `None` if it is gone.
+    pub used_bytes: Option<u64>,
+    /// Path in the guest at which the agent mounts it.
+    pub guest: Option<String>,
+    /// `false` for a disk that the VM did not have at its last start, and that is kept.
+    pub is_attached: bool,
+}
 
 /// Status of one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +55,8 @@ pub struct VmStatus {
     pub image: String,
     /// Path of its disk.
     pub overlay: PathBuf,
+    /// Data disks of the VM, and those that are kept for it.
+    pub data_disks: Vec<DiskStatus>,
     /// Time at which its memory was saved, in milliseconds since 1970, if it is suspended.
     pub suspended_unix_ms: Option<u64>,
     /// Pid of QEMU, if it runs.
@@ -275,6 +295,7 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         state,
         image: record.base.kind.to_string(),
         overlay: record.overlay_path(layout),
+        data_disks: data_disks(record, &files),
         suspended_unix_ms: record.suspended.as_ref().map(|saved| saved.at_unix_ms),
         uptime_ms: boot.map(|boot| uptime_ms(qemu.as_ref(), boot.started_unix_ms)),
         is_frozen: qemu.as_ref().is_some_and(QemuPid::is_frozen),
@@ -312,8 +333,35 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         network_fault: None,
         cloud_init: None,
         clock_ahead_ms: None,
-        full_disk: (state == VmState::DiskFull).then(|| FullDisk::of(&record.overlay_path(layout))),
+        full_disk: (state == VmState::DiskFull).then(|| FullDisk::of(&tightest(record, layout))),
     }
+}
+
+fn data_disks(record: &Record, files: &VmLayout) -> Vec<DiskStatus> {
+    let mut found = data::found(files);
+    let mut disks = Vec::new();
+    for disk in &record.data_disks {
+        let there = found.iter().position(|found| found.name == disk.name);
+        let there = there.map(|index| found.remove(index));
+        disks.push(DiskStatus {
+            name: disk.name.clone(),
+            path: files.data_disk(disk.name.as_str()),
+            size_bytes: there.as_ref().and_then(|found| found.size_bytes),
+            used_bytes: there.map(|found| found.used_bytes),
+            guest: disk.guest.clone(),
+            is_attached: true,
+        });
+    }
+    let kept = |found: FoundDisk| DiskStatus {
+        name: found.name,
+        path: found.path,
+        size_bytes: found.size_bytes,
+        used_bytes: Some(found.used_bytes),
+        guest: None,
+        is_attached: false,
+    };
+    disks.extend(found.into_iter().map(kept));
+    disks
 }
 
 /// Computes the uptime from the process, since clocks jump; otherwise from the clock.

@@ -1,6 +1,6 @@
 //! Command lines of kernels, with what Castra needs.
 
-use crate::config::PortForward;
+use crate::config::{DataDisk, PortForward};
 use crate::qemu::CommandLine;
 
 /// Longest command line of an x86-64 kernel, in bytes, without its final NUL
@@ -8,6 +8,8 @@ use crate::qemu::CommandLine;
 const MAX_BYTES: usize = 2047;
 /// Most bytes of the option with the agent's relays, and of each relay in it.
 const RELAYS_BYTES: usize = 32;
+/// Bytes of the option with the agent's orders for disks, without the orders.
+const DISKS_BYTES: usize = " castra.disk=".len();
 const RELAY_BYTES: usize = "65535:65535,".len();
 
 /// Kernel options in addition to the image's or the disk's. The kernel must not measure the timer's
@@ -64,13 +66,16 @@ pub(super) fn of_disk(own: &CommandLine, has_seed: bool) -> CommandLine {
 pub(super) fn problem_of_disk(
     line: &CommandLine,
     forwards: &[PortForward],
+    disks: &[DataDisk],
 ) -> Option<&'static str> {
     let text = line.as_str();
     let relays = RELAYS_BYTES + RELAY_BYTES * forwards.len();
+    let orders = disks.iter().filter_map(DataDisk::order);
+    let disks: usize = orders.map(|order| order.on_command_line().len()).sum();
     if !text.matches('"').count().is_multiple_of(2) {
         // What follows would be a part of the quoted value.
         Some("its command line has an open quotation mark")
-    } else if of_disk(line, true).as_str().len() + relays > MAX_BYTES {
+    } else if of_disk(line, true).as_str().len() + relays + DISKS_BYTES + disks > MAX_BYTES {
         Some("its command line leaves no room for Castra's options")
     } else {
         None
@@ -128,11 +133,11 @@ mod tests {
 
     #[test]
     fn a_line_that_would_hide_castras_options_is_refused() {
-        assert_eq!(problem_of_disk(&line("ro \"dyndbg=file a +p\""), &[]), None);
-        assert!(problem_of_disk(&line("ro dyndbg=\"file a"), &[]).is_some());
+        assert_eq!(problem_of_disk(&line("ro \"dyndbg=file a +p\""), &[], &[]), None);
+        assert!(problem_of_disk(&line("ro dyndbg=\"file a"), &[], &[]).is_some());
         let long = line(&"a".repeat(1800));
-        assert_eq!(problem_of_disk(&long, &[]), None);
+        assert_eq!(problem_of_disk(&long, &[], &[]), None);
         let forward = PortForward { host: 1, guest: 1, protocol: Protocol::Tcp };
-        assert!(problem_of_disk(&long, &[forward; 20]).is_some());
+        assert!(problem_of_disk(&long, &[forward; 20], &[]).is_some());
     }
 }

@@ -13,9 +13,9 @@ mod pair;
 
 use std::path::PathBuf;
 
-use castra_wire::Relay;
+use castra_wire::{DiskOrder, Relay};
 
-use crate::config::VmDefinition;
+use crate::config::{DataDisk, VmDefinition};
 use crate::context::RuntimeContext;
 use crate::files::write_atomically;
 use crate::guest::{Seed, TEMPLATE_HOSTNAME, append_agent};
@@ -174,7 +174,7 @@ impl Boots {
     }
 
     /// Returns QEMU's part of it, with files of the VM.
-    pub(super) fn of_qemu(&self, files: &VmLayout, relays: &[Relay]) -> Boot {
+    pub(super) fn of_qemu(&self, files: &VmLayout, relays: &[Relay], disks: &[DataDisk]) -> Boot {
         let Kernel { origin, command_line } = match self {
             Self::Native(native) => return native.of_qemu(files),
             Self::Kernel(kernel) => kernel,
@@ -183,7 +183,8 @@ impl Boots {
             Origin::Image { kernel, .. } => kernel.clone(),
             Origin::Disk { pair, .. } => files.kernel(&pair.record.kernel_sha256),
         };
-        let command_line = command_line.with_relays(relays);
+        let orders: Vec<DiskOrder> = disks.iter().filter_map(DataDisk::order).collect();
+        let command_line = command_line.with_relays(relays).with_disks(&orders);
         Boot::Kernel { kernel, initramfs: files.initramfs(), command_line }
     }
 }

@@ -64,7 +64,9 @@ impl Pair {
         }
         let line: CommandLine =
             system.command_line.as_str().parse().map_err(|_| unusable("it has no command line"))?;
-        if let Some(problem) = command_line::problem_of_disk(&line, &definition.port_forwards) {
+        if let Some(problem) =
+            command_line::problem_of_disk(&line, &definition.port_forwards, &definition.data_disks)
+        {
             return Err(unusable(problem));
         }
         let modules = early_modules(system.kernel_version.as_deref(), &mut system.files);

@@ -15,7 +15,7 @@ use crate::layout::SocketsLayout;
 use crate::qemu::{MachineStatus, Qmp};
 use crate::report::Event;
 use crate::vm::error::{StateError, VmError};
-use crate::vm::full_disk::FullDisk;
+use crate::vm::full_disk::{FullDisk, tightest};
 use crate::vm::project::ProjectRef;
 use crate::vm::record::Record;
 use crate::wait::WaitLimit;
@@ -83,7 +83,7 @@ pub(in crate::vm) fn continue_recorded(
 ) -> Result<(), VmError> {
     let Some(boot) = &record.boot else { return Ok(()) };
     let sockets = boot.socket_paths();
-    continue_paused(&record.name, &record.overlay_path(project.layout), &sockets, project.context)
+    continue_paused(&record.name, &tightest(record, project.layout), &sockets, project.context)
 }
 
 fn proceed(vm: &str, sockets: &SocketsLayout, cancel: &Cancel) -> Result<(), VmError> {

@@ -3,9 +3,10 @@
 
 use std::path::{Component, Path};
 
-use crate::config::is_vm_name;
+use crate::config::{DataDisk, MAX_DATA_DISK_BYTES, is_vm_name};
 use crate::guest::{LiveForward, MAX_ADDED_FORWARDS, Mount};
 use crate::layout::{ProjectLayout, is_frozen_layer};
+use crate::qemu::MAX_DATA_DISKS;
 
 use super::Record;
 use super::base::LayerRecord;
@@ -46,6 +47,9 @@ pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Re
     if !record.layer.iter().chain(steps).all(is_layer) {
         return Err("it names no layer of a template".into());
     }
+    if record.data_disks.len() > MAX_DATA_DISKS {
+        return Err(format!("it has more than {MAX_DATA_DISKS} disks"));
+    }
     if let Some(port) = record.ssh_port.filter(|port| *port < FIRST_FREE_PORT) {
         return Err(format!("castra never chose port {port} for SSH"));
     }
@@ -59,6 +63,9 @@ pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Re
     }
     if let Some(mount) = boots().flat_map(|boot| &boot.mounts).find(|mount| !is_mount(mount)) {
         return Err(format!("`{mount}` is no mount that castra made"));
+    }
+    if let Some(disk) = record.data_disks.iter().find(|disk| !is_data_disk(disk)) {
+        return Err(format!("disk `{}` is not as castra has disks", disk.name));
     }
     let is_port = |forward: &LiveForward| forward.host != 0 && forward.guest != 0;
     for boot in boots() {
@@ -107,6 +114,11 @@ fn check_sockets(boot: &BootRecord) -> Result<(), String> {
 fn is_mount(mount: &Mount) -> bool {
     mount.host.is_absolute()
         && Mount::guest_path(&mount.guest).as_deref() == Ok(mount.guest.as_str())
+}
+
+fn is_data_disk(disk: &DataDisk) -> bool {
+    let is_guest = |guest: &String| Mount::guest_path(guest).as_deref() == Ok(guest.as_str());
+    disk.size_bytes <= MAX_DATA_DISK_BYTES && disk.guest.as_ref().is_none_or(is_guest)
 }
 
 fn is_file_name(path: &Path) -> bool {
@@ -174,6 +186,24 @@ mod tests {
         {
             assert!(with(host, guest).is_some(), "{host} {guest}");
         }
+    }
+
+    #[test]
+    fn a_data_disk_has_a_name_and_a_place() {
+        let with = |name: &str, guest: &str, bytes: u64| {
+            let disks = json!([{"name": name, "size_bytes": bytes, "guest": guest}]);
+            problem(|record| record["data_disks"] = disks)
+        };
+        assert_eq!(with("data", "/data", 1 << 20), None);
+        for (guest, bytes) in [("data", 1 << 20), ("/etc", 1 << 20), ("/data/", 1), ("/d", 9 << 40)]
+        {
+            assert!(with("data", guest, bytes).is_some(), "{guest} {bytes}");
+        }
+        let evil = json!([{"name": "../x", "size_bytes": 1}]);
+        assert!(serde_json::from_value::<Vec<DataDisk>>(evil).is_err());
+        let many: Vec<Value> =
+            (0..17).map(|n| json!({"name": format!("d{n}"), "size_bytes": 1})).collect();
+        assert!(problem(|record| record["data_disks"] = json!(many)).is_some());
     }
 
     #[test]

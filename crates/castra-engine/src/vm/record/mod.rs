@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::DataDisk;
 use crate::context::RuntimeContext;
 use crate::files;
 use crate::guest::AgentSocket;
@@ -43,7 +44,7 @@ pub use modules::MissingModules;
 pub use native::{NativeRecord, SshServer};
 pub use state::{Crash, VmState};
 pub(super) use state::{copy_of, crash, observe};
-pub use suspended::{DiskStamp, SuspendRecord};
+pub use suspended::{DiskStamp, SavedDisk, SuspendRecord};
 
 /// Version of the format, which changes when an older castra would misread a newer record.
 const FORMAT: u32 = 1;
@@ -67,6 +68,9 @@ pub struct Record {
     /// The layers of its steps, if its disk was provisioned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provisioned: Option<ProvisionRecord>,
+    /// Data disks that it was last started with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data_disks: Vec<DataDisk>,
     /// Progress of the last operation.
     pub progress: Progress,
     /// The last boot.
@@ -127,6 +131,7 @@ impl Record {
             base,
             layer: None,
             provisioned: None,
+            data_disks: Vec::new(),
             progress: Progress::Stopped,
             boot: None,
             suspended: None,

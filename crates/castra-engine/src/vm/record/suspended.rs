@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
 use crate::files::{self, FileError, Stamp};
+use crate::qemu::DiskName;
 
 use super::boot::BootRecord;
 
@@ -29,9 +30,24 @@ pub struct SuspendRecord {
     /// record of an earlier castra, or if the suspend was interrupted after the memory was saved.
     #[serde(default)]
     pub disk_sha256: Option<String>,
+    /// Data disks at that moment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data_disks: Vec<SavedDisk>,
     /// While the VM is cloned: the disk that is about to take its place, with the same content.
     #[serde(default)]
     pub next_disk: Option<DiskStamp>,
+}
+
+/// A data disk of a suspended VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedDisk {
+    /// Name of the disk.
+    pub name: DiskName,
+    /// Stamp of the file.
+    pub stamp: DiskStamp,
+    /// SHA-256 of the file, in hexadecimal, as for the VM's own disk.
+    #[serde(default)]
+    pub sha256: Option<String>,
 }
 
 /// Size and times, from `stat`, of a disk that is not written to. A shortcut: if they differ, the

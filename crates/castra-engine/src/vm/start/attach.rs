@@ -105,7 +105,10 @@ fn follow(
         limit: options.boot_limit,
         ..BootWatch::of_running(vm, files, disk, boot, project.context, stopwatch)
     };
-    let session = BootSession { wait: options.wait, ..BootSession::of_running(watch, boot) };
+    let session = BootSession {
+        wait: options.wait,
+        ..BootSession::of_running(watch, boot, &record.data_disks)
+    };
     let is_alive = || running_qemu(&files.pidfile()).is_some();
     let followed = session.follow(&sockets, &keys, is_alive);
     if let Some(kept) = kept {

@@ -32,7 +32,7 @@ use super::machine::{machine, tcg_cpu};
 use super::options::WaitFor;
 use super::ports;
 use super::request::{BootRequest, boot_record};
-use super::session::BootSession;
+use super::session::{BootSession, orders};
 use super::warm::{self, Warm};
 use super::watch::{BootEnd, BootWatch};
 
@@ -319,6 +319,7 @@ fn await_guest(
     let session = BootSession {
         watch,
         relays: Some(ports::relays(&definition.port_forwards)),
+        disks: orders(&definition.data_disks),
         wait: request.options.wait,
         missing_modules: RefCell::default(),
     };
@@ -328,6 +329,13 @@ fn await_guest(
             let control = process.control.take();
             let woken = session.wake(sockets, control, keys, || process.is_alive());
             failpoint::reach(Point::RestoreAwake);
+            let woken = match woken {
+                // It is ready once its disks are mounted.
+                Ok(()) if !session.disks.is_empty() => {
+                    session.follow(sockets, keys, || process.is_alive())
+                }
+                woken => woken,
+            };
             if woken.is_ok() {
                 request.stopwatch.end();
             }

@@ -117,7 +117,7 @@ fn wake(record: &Record, boot: &BootRecord, project: ProjectRef<'_>) -> Result<(
     let keys = VmKeys::load_or_create(files)?;
     let stopwatch = &Stopwatch::continuing(vm, None, &project.context.reporter);
     let watch = BootWatch::of_running(vm, files, disk, boot, project.context, stopwatch);
-    let session = BootSession::of_running(watch, boot);
+    let session = BootSession::of_running(watch, boot, &record.data_disks);
     let is_alive = || running_qemu(&files.pidfile()).is_some();
     let woken = session.wake(&boot.socket_paths(), None, &keys, is_alive);
     woken.map_err(|end| session.watch.explain(end, None))

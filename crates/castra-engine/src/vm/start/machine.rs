@@ -7,7 +7,7 @@ use crate::qemu::{
     AcceleratorChoice, Announcement, Boot, CpuModel, Device, DeviceModel, Disk, MachineSpec,
     Memory, Network, StreamPortCount,
 };
-use crate::vm::disk::Image;
+use crate::vm::disk::{Image, data};
 use crate::vm::kernel::Boots;
 use crate::vm::plan::VmPlan;
 
@@ -34,7 +34,9 @@ pub(in crate::vm) fn machine(
     // A template is made without ports, and without relays.
     let is_relayed = ssh_port.is_some() && boots.has_agent();
     let relays = if is_relayed { ports::relays(&definition.port_forwards) } else { Vec::new() };
-    let boot = boots.of_qemu(files, &relays);
+    // Blank ones are in the place of a template's.
+    let disks = if ssh_port.is_some() { definition.data_disks.as_slice() } else { &[] };
+    let boot = boots.of_qemu(files, &relays, disks);
     let ssh = ssh_port.map(|host| SshForward::new(host, boots.has_agent()));
     let own = devices(profile);
     let is_native = matches!(boot, Boot::Native(_));
@@ -47,6 +49,7 @@ pub(in crate::vm) fn machine(
         memory_mib: definition.memory_bytes >> 20,
         memory: Memory::Own,
         disk: Disk { path: definition.overlay.to_path_buf(), below: Vec::new() },
+        data_disks: data::of_machine(&definition.data_disks, files),
         stream_ports: match &boot {
             Boot::Kernel { .. } => StreamPortCount::OF_AGENT,
             Boot::Native(_) => StreamPortCount::NONE,

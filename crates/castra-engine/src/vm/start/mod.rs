@@ -20,13 +20,13 @@ mod session;
 mod warm;
 mod watch;
 
-use crate::config::Proxy;
+use crate::config::{Proxy, VmDefinition};
 use crate::context::RuntimeContext;
 use crate::guest::proxy_with_credentials;
 use crate::qemu::{Network, QemuBinary};
 use crate::report::Event;
 
-use super::disk::{check_recorded, confirm, ensure_base, ensure_vm_assets, look_at_own_disk};
+use super::disk::{check_recorded, confirm, data, ensure_base, ensure_vm_assets, look_at_own_disk};
 use super::error::{PortError, StartError, VmError, warn};
 use super::kernel::{self, Boots, Choice};
 use super::mounts;
@@ -71,6 +71,7 @@ pub(super) fn bring_up(
     // A start that fails after its disk is made costs the VM its warm template.
     ports::check(vm, &plan.definition.port_forwards, project.layout)?;
     let mounts = &mounts::of_start(&plan.definition, project, options.lifetime)?;
+    data::check(vm, &plan.definition.data_disks, recorded.as_ref(), project.layout)?;
     if let Some(record) = &recorded {
         check_recorded(plan, record, project.layout)?;
         warn_of_change(plan, record, project);
@@ -124,6 +125,7 @@ pub(super) fn bring_up(
         base = confirm(base, project)?;
     }
     let layer = warm.as_ref().map(|warm| warm.layer.clone());
+    data::ensure(vm, &definition.data_disks, recorded.as_ref(), project)?;
     let (artifacts, record) = ensure_vm_assets(plan, recorded, base, made, layer, project)?;
     let image = artifacts.image.as_ref();
     let Choice { boots, previous } = match first.filter(|_| artifacts.is_new) {
@@ -138,10 +140,25 @@ pub(super) fn bring_up(
     if definition.auto_forwards && !boots.has_agent() {
         warn(&PortError::Native { vm: vm.to_owned() }, context);
     }
+    if !boots.has_agent() {
+        warn_of_unmounted(definition, context);
+    }
     let request =
         BootRequest { plan, image, boots: &boots, binary, project, options, mounts, stopwatch };
     let warm = warm.as_ref().filter(|_| artifacts.is_new);
     start(&request, record, choice, warm, previous.as_ref())
+}
+
+/// Warns of disks that nothing mounts in a guest without an agent.
+fn warn_of_unmounted(definition: &VmDefinition, context: &RuntimeContext) {
+    for disk in &definition.data_disks {
+        let (Some(guest), vm, name) = (&disk.guest, &definition.name, &disk.name) else { continue };
+        let message = format!(
+            "VM `{vm}` boots natively, without Castra's agent, which would mount disk `{name}` at \
+            {guest}: the system finds it as /dev/disk/by-id/virtio-{name}"
+        );
+        context.reporter.report(&Event::Warning { message });
+    }
 }
 
 /// Warns if proxies that are passed on need a password, which a castra.toml does not get.

@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use castra_wire::{AgentTask, GuestMessage, Personality, Relay, Secret, Stage};
+use castra_wire::{AgentTask, DiskOrder, GuestMessage, Personality, Relay, Secret, Stage};
 
+use crate::config::DataDisk;
 use crate::guest::{ControlError, ControlPort, VmKeys};
 use crate::host::{random_bytes, unix_time};
 use crate::layout::SocketsLayout;
@@ -33,6 +34,8 @@ pub(in crate::vm) struct BootSession<'a> {
     pub(in crate::vm) watch: BootWatch<'a>,
     /// Ports that the agent is to relay, if it can.
     pub(in crate::vm) relays: Option<Vec<Relay>>,
+    /// Data disks, with what the agent is to do with each.
+    pub(in crate::vm) disks: Vec<DiskOrder>,
     pub(in crate::vm) wait: WaitFor,
     /// Report of the guest that its kernel's modules are missing.
     pub(in crate::vm) missing_modules: RefCell<Option<MissingModules>>,
@@ -40,9 +43,19 @@ pub(in crate::vm) struct BootSession<'a> {
 
 impl<'a> BootSession<'a> {
     /// Creates a session with the guest of a QEMU that runs already, until it is ready again.
-    pub(in crate::vm) fn of_running(watch: BootWatch<'a>, boot: &BootRecord) -> Self {
+    pub(in crate::vm) fn of_running(
+        watch: BootWatch<'a>,
+        boot: &BootRecord,
+        disks: &[DataDisk],
+    ) -> Self {
         let relays = boot.relayed.then(|| ports::relays(&boot.port_forwards));
-        Self { watch, relays, wait: WaitFor::Ready, missing_modules: RefCell::default() }
+        Self {
+            watch,
+            relays,
+            disks: orders(disks),
+            wait: WaitFor::Ready,
+            missing_modules: RefCell::default(),
+        }
     }
 }
 
@@ -54,8 +67,7 @@ impl BootSession<'_> {
         keys: &VmKeys,
         mut is_alive: impl FnMut() -> bool,
     ) -> Result<(), BootEnd> {
-        let personality =
-            personality(self.watch.vm, keys, self.relays.as_ref()).map_err(BootEnd::other)?;
+        let personality = self.personality(keys).map_err(BootEnd::other)?;
         let limits = self.watch.limits();
         let looks = Looks::default();
         let (mut reached, mut reported): (Option<Stage>, _) = (None, Vec::new());
@@ -110,6 +122,10 @@ impl BootSession<'_> {
         }
     }
 
+    fn personality(&self, keys: &VmKeys) -> Result<Personality, VmError> {
+        personality(self.watch.vm, keys, self.relays.as_ref(), &self.disks)
+    }
+
     /// Connects to the control port, without waiting for a QEMU that has ended.
     fn connect(
         &self,
@@ -137,8 +153,7 @@ impl BootSession<'_> {
         deadline: Instant,
     ) -> Result<(), BootEnd> {
         // The clock is read at the last moment.
-        let personality =
-            personality(self.watch.vm, keys, self.relays.as_ref()).map_err(BootEnd::other)?;
+        let personality = self.personality(keys).map_err(BootEnd::other)?;
         let failed = |error| BootEnd::of_session(error, None, WAKE_LIMIT);
         let mut port = match connected {
             Some(socket) => {
@@ -279,14 +294,23 @@ fn task_name(task: AgentTask) -> &'static str {
         AgentTask::Settle => "settle",
         AgentTask::Provision => "let programs run",
         AgentTask::FollowBoot => "finish the boot",
+        AgentTask::Disks => "mount all of its disks",
         AgentTask::Protocol => "understand castra",
     }
+}
+
+/// Returns the agent's orders for data disks.
+pub(in crate::vm) fn orders(disks: &[DataDisk]) -> Vec<DiskOrder> {
+    let order =
+        |disk: &DataDisk| DiskOrder { name: disk.name.to_string(), guest: disk.guest.clone() };
+    disks.iter().map(order).collect()
 }
 
 fn personality(
     vm: &str,
     keys: &VmKeys,
     relays: Option<&Vec<Relay>>,
+    disks: &[DiskOrder],
 ) -> Result<Personality, VmError> {
     // Twice the 256 bits that the kernel's pool is worth.
     let entropy: [u8; 64] = random_bytes().map_err(VmIoError::Random)?;
@@ -298,6 +322,7 @@ fn personality(
         host_key: Secret::new(keys.host_private_pem()?),
         authorized_keys: vec![keys.client_public_line()],
         relays: relays.cloned(),
+        disks: Some(disks.to_vec()),
     })
 }
 

@@ -106,7 +106,9 @@ impl Warming<'_> {
             }
         };
         let layer = self.provisioned.map(|layer| layer.sha256.clone());
-        let ingredients = ingredients.with_provisioned(layer);
+        let data_disks = self.plan.definition.data_disks.iter();
+        let data_disks = data_disks.map(|disk| (disk.name.clone(), disk.size_bytes)).collect();
+        let ingredients = ingredients.with_provisioned(layer).with_data_disks(data_disks);
         let Some(kernel) = self.boots.record() else { return Some(ingredients) };
         let seed = self.boots.seed().map(|seed| format!("seed {}", seed.digest()));
         Some(ingredients.with_own_kernel(OwnKernel {

@@ -23,7 +23,7 @@ use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, VmLayout, frozen_layer};
 use crate::qemu::{Qcow2Header, create_overlay};
 use crate::report::Event;
 use crate::trusted;
-use crate::vm::disk::{check_present, confirm_place, relative, remove_unfinished_clone};
+use crate::vm::disk::{check_present, confirm_place, data, relative, remove_unfinished_clone};
 use crate::vm::error::{CloneError, FileAction, SuspendError, VmError, VmIoError};
 use crate::vm::journal;
 use crate::vm::kernel::share_kernel;
@@ -93,7 +93,7 @@ pub fn check_clone(
     overlay: &DiskPath,
     layout: &ProjectLayout,
 ) -> Result<(), VmError> {
-    recorded_vm(Some(vm), layout)?;
+    let source = recorded_vm(Some(vm), layout)?;
     if !is_vm_name(new) {
         return Err(CloneError::BadName { name: new.to_owned() }.into());
     }
@@ -102,6 +102,9 @@ pub fn check_clone(
     let is_there = Record::is_there(layout, new) || overlay.exists();
     if vm == new || (is_there && !unfinished) {
         return Err(CloneError::Exists { vm: new.to_owned() }.into());
+    }
+    if !unfinished {
+        data::check_free(new, &source.data_disks, layout)?;
     }
     Ok(())
 }
@@ -123,10 +126,12 @@ impl Cloning<'_> {
             let reason = "its disk has changed since".into();
             return Err(SuspendError::NotResumable { vm: source.name, reason }.into());
         }
+        data::recognise(&mut self.saved, &source, self.project)?;
         let mut made =
             Record::new(self.project.layout, self.new, self.overlay, source.base.clone());
         made.layer.clone_from(&source.layer);
         made.provisioned.clone_from(&source.provisioned);
+        made.data_disks.clone_from(&source.data_disks);
         made.progress = Progress::Cloning;
         made.cloned = Some(CloneRecord {
             of: source.name.clone(),
@@ -229,10 +234,17 @@ impl Cloning<'_> {
             share_kernel(kernel, &self.project.files(&source.name), &self.project.files(self.new));
         }
         made.kept_kernel.clone_from(&source.kept_kernel);
+        let data_disks = data::copy(
+            &self.saved.data_disks,
+            &self.project.files(&source.name),
+            &self.project.files(self.new),
+            self.project.cancel(),
+        )?;
         let disk = DiskStamp::of(self.overlay).map_err(failed(self.overlay))?;
         made.frozen.clone_from(&source.frozen);
         let disk_sha256 = Some(files::sha256(self.overlay, self.project.cancel())?);
-        let mut saved = SuspendRecord { disk, disk_sha256, next_disk: None, ..self.saved.clone() };
+        let mut saved =
+            SuspendRecord { disk, disk_sha256, data_disks, next_disk: None, ..self.saved.clone() };
         // A port of this machine leads to one VM, and these were given to the other one.
         saved.boot.added_forwards.clear();
         if let Some(auto) = &mut saved.boot.auto_forwards {

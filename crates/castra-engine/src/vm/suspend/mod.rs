@@ -32,6 +32,7 @@ use crate::wait::WaitLimit;
 
 use super::access::ssh_target;
 use super::accompany;
+use super::disk::data;
 use super::error::{
     AccessError, Attempt, FileAction, StateError, StopError, SuspendError, VmError, VmIoError,
 };
@@ -171,7 +172,9 @@ fn suspend_running(mut record: Record, project: ProjectRef<'_>) -> Result<(), Vm
     // Hashing takes a while, and the VM is suspended without it: only a copy could not be resumed
     // then.
     let disk_sha256 = files::sha256(&record.overlay_path(project.layout), project.cancel()).ok();
-    if disk != saved.disk || disk_sha256.is_some() {
+    saved.data_disks = data::saved(&record.data_disks, &project.files(&vm))?;
+    data::hash(&mut saved.data_disks, &project.files(&vm), project.cancel());
+    if disk != saved.disk || disk_sha256.is_some() || !saved.data_disks.is_empty() {
         (saved.disk, saved.disk_sha256) = (disk, disk_sha256);
         record.suspended = Some(saved.clone());
         record.save(project.layout)?;
@@ -303,6 +306,7 @@ fn save(
         stamp,
         disk,
         disk_sha256: None,
+        data_disks: data::saved(&record.data_disks, &files)?,
         next_disk: None,
     })
 }

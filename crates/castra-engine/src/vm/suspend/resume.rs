@@ -16,7 +16,7 @@ use crate::host::millis;
 use crate::qemu::{Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch};
 use crate::report::Event;
 use crate::trusted;
-use crate::vm::disk::{Image, check_overlay, confirm_place, ensure_base};
+use crate::vm::disk::{Image, check_overlay, confirm_place, data, ensure_base};
 use crate::vm::error::{SuspendError, VmError};
 use crate::vm::kernel;
 use crate::vm::plan::VmPlan;
@@ -45,6 +45,10 @@ pub(in crate::vm) fn resume(
     let _span = tracing::debug_span!("resume", %vm).entered();
     let stopwatch = &Stopwatch::new(&vm, &project.context.reporter);
     stopwatch.begin(Phase::Image);
+    warn_of_other_disks(plan, &record, project.context);
+    let mut plan = plan.clone();
+    plan.definition.data_disks.clone_from(&record.data_disks);
+    let plan = &plan;
     let useless =
         || SuspendError::NotResumable { vm: vm.clone(), reason: "it has no record".into() };
     let mut saved = record.suspended.clone().ok_or_else(useless)?;
@@ -141,6 +145,7 @@ fn open_saved(
     if !saved.recognises(&record.overlay_path(project.layout), project.cancel())? {
         return Err(useless("its disk has changed since"));
     }
+    data::recognise(saved, record, project)?;
     let path = project.files(&record.name).machine_state();
     let file = match trusted::open(&path) {
         Err(error) if trusted::is_absence(&error) => {
@@ -157,6 +162,19 @@ fn open_saved(
     }
     saved.stamp = stamp;
     Ok(file)
+}
+
+/// Warns that a VM resumes with other data disks than those of its definition.
+fn warn_of_other_disks(plan: &VmPlan, record: &Record, context: &RuntimeContext) {
+    if plan.definition.data_disks == record.data_disks {
+        return;
+    }
+    let vm = &plan.definition.name;
+    let message = format!(
+        "VM `{vm}` resumes with the disks that it was suspended with; `castra restart {vm}` \
+        applies its current definition"
+    );
+    context.reporter.report(&Event::Warning { message });
 }
 
 /// Warns that the saved machine differs from the current definition, which does not apply to it.

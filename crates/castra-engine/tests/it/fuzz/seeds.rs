@@ -88,6 +88,7 @@ pub(crate) fn control_messages() -> Vec<Vec<u8>> {
         host_key: Secret::new(b"key".to_vec()),
         authorized_keys: vec!["ssh-ed25519 AAAA".to_owned()],
         relays: None,
+        disks: None,
     };
     let reached = StageReached { stage: Stage::Ready, uptime_ms: 5 };
     let hello = GuestMessage::Hello {

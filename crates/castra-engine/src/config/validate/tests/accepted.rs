@@ -70,6 +70,21 @@ fn every_key_of_a_vm() {
 }
 
 #[test]
+fn data_disks_have_a_size_and_perhaps_a_place() {
+    let text = vm("disks = [{ name = \"data\", size = \"10GiB\", guest = \"//srv/data/\" },
+        { name = \"scratch.1\", size = \"1048577 B\" }]");
+    let project = parsed(&text).expect("is valid");
+    let disks = &project.vms[0].data_disks;
+    let shown: Vec<_> = disks
+        .iter()
+        .map(|disk| (disk.name.as_str(), disk.size_bytes, disk.guest.as_deref()))
+        .collect();
+    // Sectors are whole.
+    let expected = [("data", 10 << 30, Some("/srv/data")), ("scratch.1", (1 << 20) + 512, None)];
+    assert_eq!(shown, expected);
+}
+
+#[test]
 fn forwards_are_declared_or_find_themselves_or_both() {
     let forwards = |value: &str| {
         let base = "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n";

@@ -48,6 +48,7 @@ fn is_valid(text: &str) -> bool {
 const BEYOND_SCHEMA: &[(&str, &[usize])] = &[
     ("catalog_names_are_taken", &[0]),
     ("cpus", &[4]),
+    ("data_disks", &[4, 5, 8, 9, 10, 11, 12, 13, 15]),
     ("disks", &[1]),
     ("image_memory", &[0]),
     ("memory", &[3, 5, 11]),

@@ -194,6 +194,37 @@ fn refused_disks() {
 }
 
 #[test]
+fn refused_data_disks() {
+    let disks = [
+        "{ name = \"data\" }",
+        "{ size = \"1 GiB\" }",
+        "{ name = \"12345678901234567890a\", size = \"1 GiB\" }",
+        "{ name = \"a/b\", size = \"1 GiB\" }",
+        "{ name = \"a\", size = \"1023 KiB\" }",
+        "{ name = \"a\", size = \"9 TiB\" }",
+        "{ name = \"a\", size = 10 }",
+        "{ name = \"a\", size = \"1 GiB\", guest = \"data\" }",
+        "{ name = \"a\", size = \"1 GiB\", guest = \"/etc\" }",
+        "{ name = \"a\", size = \"1 GiB\" }, { name = \"a\", size = \"1 GiB\" }",
+        "{ name = \"a\", size = \"1 GiB\" }, { name = \"A\", size = \"1 GiB\" }",
+        "{ name = \"a\", size = \"1 GiB\", guest = \"/d\" }, \
+         { name = \"b\", size = \"1 GiB\", guest = \"/d/\" }",
+        "{ name = \"a\", size = \"1 GiB\", guest = \"/d/e\" }, \
+         { name = \"b\", size = \"1 GiB\", guest = \"/d\" }",
+        "{ name = \"a\", size = \"1 GiB\", guest = \"/m/e\" }",
+    ];
+    let mut documents =
+        each(&vm("mounts = [{ host = \".\", guest = \"/m\" }]\ndisks = [@]"), &disks);
+    let many: Vec<String> =
+        (0..17).map(|n| format!("{{ name = \"d{n}\", size = \"1 MiB\" }}")).collect();
+    documents.push(vm(&format!("disks = [{}]", many.join(", "))));
+    let long = "ä".repeat(120);
+    documents
+        .push(vm(&format!("disks = [{{ name = \"a\", size = \"1 MiB\", guest = \"/{long}\" }}]")));
+    assert_refusals("data_disks", &documents);
+}
+
+#[test]
 fn refused_overlays() {
     assert_refusals(
         "overlays",

@@ -329,6 +329,8 @@ impl Provisioning<'_> {
             Network::Full => step.network,
             Network::Isolated => Network::Isolated,
         };
+        // The steps' disk is for VMs with and without any.
+        spec.data_disks.clear();
         spec
     }
 

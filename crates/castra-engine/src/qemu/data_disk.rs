@@ -1,0 +1,103 @@
+//! Data disks: disks of a machine besides the one that it boots from.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::QemuError;
+use super::qcow2::Qcow2Header;
+use super::{DiskError, chain};
+
+/// Longest name of a data disk, in bytes: that of a virtio disk's serial number
+/// (`VIRTIO_BLK_ID_BYTES` in `linux/virtio_blk.h`).
+pub const MAX_DISK_NAME_BYTES: usize = 20;
+
+/// Maximum number of data disks of a machine. Each has a slot of its PCI bus, of which there are
+/// 32 (*measured*: with all of these disks, a q35 has ten left).
+pub const MAX_DATA_DISKS: usize = 16;
+
+/// Name of a data disk: letters, digits, `-`, `_` and `.`, starting with a letter or digit. The
+/// guest sees it as the disk's serial number.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DiskName(String);
+
+/// A text that is not the name of a data disk.
+#[derive(Debug, thiserror::Error)]
+#[error("`{}` is not the name of a disk", .0.escape_debug())]
+pub struct BadDiskName(String);
+
+impl DiskName {
+    /// Returns the name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for DiskName {
+    type Error = BadDiskName;
+
+    fn try_from(text: String) -> Result<Self, BadDiskName> {
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let fits = (1..=MAX_DISK_NAME_BYTES).contains(&text.len())
+            && text.bytes().all(is_part)
+            && text.starts_with(|first: char| first.is_ascii_alphanumeric());
+        if fits { Ok(Self(text)) } else { Err(BadDiskName(text)) }
+    }
+}
+
+impl From<DiskName> for String {
+    fn from(name: DiskName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for DiskName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A data disk of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataDisk {
+    /// Name of the disk.
+    pub name: DiskName,
+    /// The file, a qcow2 without a backing file.
+    pub path: PathBuf,
+}
+
+impl DataDisk {
+    /// Reads the header of the file, which the guest's QEMU may have written. Returns the virtual
+    /// size, in bytes.
+    ///
+    /// # Errors
+    /// Those of [`Qcow2Header::read`], and [`DiskError::HasBackingFile`].
+    pub fn check(&self) -> Result<u64, QemuError> {
+        // As for each file of a backing chain: no link, no device.
+        chain::identity(&self.path)?;
+        let header = Qcow2Header::read(&self.path)?;
+        match header.backing_file {
+            Some(backing) => {
+                Err(DiskError::HasBackingFile { disk: self.path.clone(), backing }.into())
+            }
+            None => Ok(header.virtual_bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_fits_a_file_and_a_serial_number() {
+        for good in ["data", "a", "0.b_c-d", "12345678901234567890"] {
+            assert!(DiskName::try_from(good.to_owned()).is_ok(), "{good}");
+        }
+        for bad in ["", ".a", "-a", "a/b", "a,b", "a b", "ä", "a\0", "123456789012345678901"] {
+            assert!(DiskName::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+}

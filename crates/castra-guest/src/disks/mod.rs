@@ -1,0 +1,153 @@
+//! Data disks: links by which programs find them, and the mounts that the host orders.
+//!
+//! A disk is recognised by its serial number, which is its name. One that is blank and to be
+//! mounted is formatted by the guest's own `mkfs.ext4`; anything else is never written to. In a
+//! guest that was restored from a template, the kernel knows blank disks in the place of the VM's
+//! own, so it looks at each again before anything relies on it.
+
+mod content;
+mod device;
+mod format;
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use castra_wire::{AgentTask, DiskOrder, disks_on_command_line};
+use rustix::mount::MountFlags;
+
+use crate::events::{EventSender, Milestone};
+use crate::grow;
+use crate::kernel_fs::KernelFs;
+use crate::log::log;
+
+use content::Content;
+use device::Device;
+
+/// Directory of links to disks, below `/dev`, as udev makes them.
+const LINKS: &str = "disk/by-id";
+
+/// Growth that is not worth it, in bytes: a filesystem may end a little before its disk does.
+const LEAST_GROWTH_BYTES: u64 = 1 << 20;
+
+/// Data disks that the agent has had orders for in this boot.
+#[derive(Default)]
+pub(crate) struct Disks {
+    known: HashSet<String>,
+    /// Number of orders that are being carried out.
+    pending: usize,
+}
+
+/// Origin of what the guest's kernel knows of its disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The kernel has found them when it booted.
+    Boot,
+    /// The kernel was restored from a template, in which there were others.
+    Template,
+}
+
+impl Disks {
+    /// Returns `true` if no order is being carried out.
+    pub(crate) fn are_done(&self) -> bool {
+        self.pending == 0
+    }
+
+    /// Notes that the orders that were begun first are carried out.
+    pub(crate) fn end(&mut self) {
+        self.pending = self.pending.saturating_sub(1);
+    }
+
+    /// Begins to carry out the orders for disks that are not known yet, on a thread of its own. A
+    /// milestone is its end.
+    pub(crate) fn attend(
+        &mut self,
+        orders: Vec<DiskOrder>,
+        origin: Origin,
+        kernel_fs: &Arc<KernelFs>,
+        events: &EventSender,
+    ) {
+        let new: Vec<DiskOrder> =
+            orders.into_iter().filter(|order| self.known.insert(order.name.clone())).collect();
+        if new.is_empty() {
+            return;
+        }
+        self.pending += 1;
+        let (kernel_fs, events) = (Arc::clone(kernel_fs), events.clone());
+        tokio::task::spawn_blocking(move || {
+            let failed = |order: &DiskOrder| {
+                let failure = carry_out(order, origin, &kernel_fs).err()?;
+                Some(format!("disk `{}` {failure}", order.name))
+            };
+            let failures: Vec<String> = new.iter().filter_map(failed).collect();
+            if !failures.is_empty() {
+                events.failed(AgentTask::Disks, failures.join("; "));
+            }
+            events.reached(Milestone::Disks);
+        });
+    }
+}
+
+/// Returns the orders on the kernel's command line.
+pub(crate) fn ordered_by_kernel(kernel_fs: &KernelFs) -> Vec<DiskOrder> {
+    disks_on_command_line(&kernel_fs.proc.read("cmdline").unwrap_or_default())
+}
+
+/// Links each data disk by its name, as udev would: an image may have none.
+pub(crate) fn link_all(kernel_fs: &KernelFs) {
+    for (device, serial) in Device::all(kernel_fs) {
+        if let Err(error) = device.link(kernel_fs, LINKS, &serial) {
+            log(format!("no link to the disk {serial}: {error}"));
+        }
+    }
+}
+
+/// Carries out one order. The error completes "disk `data` …".
+fn carry_out(order: &DiskOrder, origin: Origin, kernel_fs: &KernelFs) -> Result<(), String> {
+    let device = Device::named(&order.name, kernel_fs).ok_or("is not in the VM")?;
+    if origin == Origin::Template {
+        device.renew(kernel_fs).map_err(|error| format!("cannot be looked at: {error}"))?;
+    }
+    let Some(guest) = &order.guest else { return Ok(()) };
+    mount(&device, Path::new(guest), kernel_fs)
+}
+
+/// Mounts a disk, once a blank one is formatted, and lets its filesystem fill it.
+fn mount(device: &Device, guest: &Path, kernel_fs: &KernelFs) -> Result<(), String> {
+    if device.is_mounted_at(guest) {
+        return Ok(());
+    }
+    let unreadable = |error: io::Error| format!("cannot be read: {error}");
+    let mut content = Content::of(device, kernel_fs).map_err(unreadable)?;
+    if content == Content::Blank {
+        format::make_ext4(device, kernel_fs)?;
+        content = Content::of(device, kernel_fs).map_err(unreadable)?;
+    }
+    let (kind, bytes) = match content {
+        Content::Filesystem { kind, bytes } => (kind, bytes),
+        Content::Blank => {
+            return Err("has no filesystem although `mkfs.ext4` has succeeded".into());
+        }
+        Content::Other(what) => {
+            return Err(format!(
+                "is not mounted on {}: it has {what}. Castra mounts filesystems on whole disks, \
+                 and formats blank ones only. Remove `guest` to mount what is on it by your own \
+                 means, or remove the disk: castra clean --data-disk",
+                guest.display()
+            ));
+        }
+    };
+    let refused =
+        |error: io::Error| format!("cannot be mounted on {} as {kind}: {error}", guest.display());
+    fs::create_dir_all(guest).map_err(refused)?;
+    rustix::mount::mount(device.path(), guest, kind, MountFlags::empty(), None)
+        .map_err(|error| refused(error.into()))?;
+    let size = device.bytes(kernel_fs).map_err(unreadable)?;
+    if bytes.is_none_or(|bytes| bytes.saturating_add(LEAST_GROWTH_BYTES) <= size) {
+        let kept = |error| format!("is mounted, and its filesystem has not grown: {error}");
+        grow::fill(guest, size).map_err(kept)?;
+    }
+    Ok(())
+}
