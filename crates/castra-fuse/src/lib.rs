@@ -16,8 +16,8 @@
 //! - **An ID means one file.** A node has the names under which its file was found, and the file's
 //!   device, inode and time of birth. What is now found there must be that file; else the answer is
 //!   `ESTALE`, and Linux looks up the path again. IDs are never reused, and those of an earlier
-//!   server are `ESTALE` unless [its state](Server::save) was taken over. A file whose last name the
-//!   guest has taken is reached as long as it is open, and for a short time by those who have
+//!   server are `ESTALE` unless [its state](Server::save) was taken over. A file whose last name
+//!   the guest has taken is reached as long as it is open, and for a short time by those who have
 //!   already found it.
 //! - **Read-only is decided here.** Everything that changes the directory needs a token that a
 //!   read-only [`Directory`] does not give.

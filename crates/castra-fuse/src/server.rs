@@ -230,8 +230,8 @@ impl Server {
     /// Opens a node as a reference.
     ///
     /// # Errors
-    /// `ESTALE` if none of its names leads to its file any more, unless the guest has it open or has
-    /// just taken its last name.
+    /// `ESTALE` if none of its names leads to its file any more, unless the guest has it open or
+    /// has just taken its last name.
     fn locate(&self, node: u64) -> Result<(OwnedFd, Status), Errno> {
         let wanted = self.nodes().wanted(node)?;
         for path in &wanted.paths {

@@ -98,7 +98,7 @@ fn replacement(at: &Path) {
     assert_eq!(fs::read_dir(at).expect("listed").count(), 1);
 }
 
-/// A file has one name, whoever renames it.
+/// A file that several rename has one name.
 fn renames(at: &Path) {
     for place in 0..PROGRAMS {
         fs::create_dir(at.join(place.to_string())).expect("made");

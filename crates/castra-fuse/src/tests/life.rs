@@ -76,7 +76,7 @@ fn a_file_that_the_guest_has_found_is_opened_although_it_is_replaced() {
     fs::rename(guest.host.join("elsewhere"), guest.outside("elsewhere")).expect("moved");
     assert_eq!(read(elsewhere), Err(ESTALE));
     assert_eq!(guest.read(elsewhere, held, 0, 9).expect("still open"), b"elsewhere");
-    // Once the kernel has forgotten a file, nobody asks for it.
+    // A file that the kernel has forgotten is dropped.
     guest.forget(old, 1);
     assert_eq!(guest.server.departed_count(), 1);
     assert_eq!(read(old), Err(ESTALE));
