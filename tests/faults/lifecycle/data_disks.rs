@@ -87,7 +87,7 @@ fn a_disk_is_made_once_and_outlives_its_vm() {
     lives.fake.run(&["up"]).ok();
     assert!(lives.inode("data").is_some());
     lives.fake.run(&["down"]).ok();
-    assert_eq!(lives.fake.leftovers(), [PathBuf::new(); 0]);
+    assert_eq!(lives.fake.leftovers(), Vec::<PathBuf>::new());
 }
 
 #[test]
