@@ -119,33 +119,41 @@ fn a_disk_is_mounted_and_kept_through_everything() {
 fn only_blank_disks_are_formatted() {
     let project = Project::new();
     let plain = |name: &str| format!("{{ name = \"{name}\", size = \"64 MiB\" }}");
-    declare(&project, &[plain("a"), plain("b"), plain("c")].join(", "));
+    declare(&project, &[plain("a"), plain("b"), plain("c"), plain("e")].join(", "));
     project.run(&["up"]).ok();
-    // Something unknown on one, and an unfinished formatting on another.
+    // Something unknown on one, an unfinished formatting on another, and something between ends
+    // that are blank.
     sh(
         &project,
         VM,
         &format!(
             "echo precious | dd of=/dev/vdc bs=1 seek=70000 2>/dev/null; \
             echo torn | dd of=/dev/vdd bs=1 seek=5000 2>/dev/null; \
-            echo {MARK} | dd of=/dev/vdd bs=4096 seek=16383 conv=notrunc 2>/dev/null; sync"
+            echo {MARK} | dd of=/dev/vdd bs=4096 seek=16383 conv=notrunc 2>/dev/null; \
+            echo amidst | dd of=/dev/vde bs=1M seek=32 2>/dev/null; sync"
         ),
     );
     let at = |name: &str, size: &str| {
         format!("{{ name = \"{name}\", size = \"{size}\", guest = \"/srv/{name}\" }}")
     };
-    let all = [at("a", "64 MiB"), at("b", "64 MiB"), at("c", "64 MiB")].join(", ");
+    let all = ["a", "b", "c", "e"].map(|name| at(name, "64 MiB")).join(", ");
     declare(&project, &all);
     let restarted = project.run(&["restart"]).ok();
     let restarted =
         restarted.says("disk `b` is not mounted on /srv/b: it has data that castra does not know");
-    restarted.says("it has the remains of a formatting that was interrupted");
+    let restarted = restarted.says("it has the remains of a formatting that was interrupted");
+    restarted.says("/srv/e: it has no filesystem, and has been written to");
     let state = "dd if=/dev/vdc bs=1 skip=70000 count=8 2>/dev/null; \
-        echo; grep -o ' /srv/[abc] ext4' /proc/mounts; echo kept > /srv/a/kept; sync";
-    assert_eq!(sh(&project, VM, state), "precious\n /srv/a ext4\n");
+        dd if=/dev/vde bs=1M skip=32 count=1 2>/dev/null | head -c 6; \
+        echo; grep -o ' /srv/[abce] ext4' /proc/mounts; echo kept > /srv/a/kept; sync";
+    assert_eq!(sh(&project, VM, state), "preciousamidst\n /srv/a ext4\n");
 
     // The filesystem grows with its disk, and the lack of mkfs.ext4 is one warning with a way out.
-    sh(&project, VM, "rm -f $(which -a mkfs.ext4); ! which mkfs.ext4");
+    sh(
+        &project,
+        VM,
+        "for it in $(which -a mkfs.ext4); do mv $it $it.gone; done; ! which mkfs.ext4",
+    );
     let all = [at("a", "256 MiB"), at("d", "64 MiB")].join(", ");
     declare(&project, &all);
     let restarted = project.run(&["restart"]).ok();
@@ -153,5 +161,12 @@ fn only_blank_disks_are_formatted() {
     restarted.says("disk `d` is blank, and the VM has no mkfs.ext4").says("e2fsprogs");
     assert!(mebibytes(&project, "/srv/a") > 200);
     assert_eq!(sh(&project, VM, "cat /srv/a/kept"), "kept\n");
+    sh(
+        &project,
+        VM,
+        "for it in /sbin/mkfs.ext4 /usr/sbin/mkfs.ext4; do mv $it.gone $it; done; true",
+    );
+    project.run(&["restart"]).ok();
+    assert!(mebibytes(&project, "/srv/d") > 40);
     project.run(&["down"]).ok();
 }

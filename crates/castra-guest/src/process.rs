@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -78,11 +79,19 @@ impl Priority {
     }
 }
 
+/// Directories of the image's programs.
+const IMAGE_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Returns `true` if the image has a program.
+pub(crate) fn has_image_program(name: &str) -> bool {
+    IMAGE_PATH.split(':').any(|directory| Path::new(directory).join(name).is_file())
+}
+
 /// Returns the command for a program of the image, to be run silently and as an ordinary process.
 #[expect(unsafe_code, reason = "pre_exec is the only way to act between fork and exec")]
 pub(crate) fn image_program(name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(name);
-    command.args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command.args(arguments).env_clear().env("PATH", IMAGE_PATH);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // A program that stays exempt from the OOM killer still runs.
     let in_child = || be_ordinary().or(Ok(()));

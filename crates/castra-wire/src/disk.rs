@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 /// Kernel command-line parameter that lists the disks to be mounted, for a guest that boots while
-/// no host is attached: `castra.disk=NAME:PATH,…`.
+/// no host is attached: `castra.disk=NAME:PATH,…`, with `+` after the name of a disk that nothing has
+/// been written to.
 pub const DISKS_ON_COMMAND_LINE: &str = "castra.disk";
 
 /// A data disk of the guest, and what the agent does with it.
@@ -15,6 +16,10 @@ pub struct DiskOrder {
     /// is the user's affair.
     #[serde(default)]
     pub guest: Option<String>,
+    /// True if nothing has ever been written to the disk, as the host knows: only then is it
+    /// formatted. Data may be in the middle of a disk whose ends look blank.
+    #[serde(default)]
+    pub is_unwritten: bool,
 }
 
 impl DiskOrder {
@@ -23,7 +28,7 @@ impl DiskOrder {
     /// is not mounted.
     pub fn on_command_line(&self) -> String {
         let Some(guest) = &self.guest else { return String::new() };
-        let mut text = format!("{}:", self.name);
+        let mut text = format!("{}{}:", self.name, if self.is_unwritten { "+" } else { "" });
         for byte in guest.bytes() {
             match byte {
                 b'/' | b'-' | b'_' | b'.' => text.push(byte.into()),
@@ -41,7 +46,11 @@ pub fn disks_on_command_line(line: &str) -> Vec<DiskOrder> {
     let order = |text: &str| {
         let (name, guest) = text.split_once(':')?;
         let guest = Some(decoded(guest)?).filter(|guest| guest.starts_with('/'));
-        Some(DiskOrder { name: name.to_owned(), guest: Some(guest?) })
+        let (name, is_unwritten) = match name.strip_suffix('+') {
+            Some(name) => (name, true),
+            None => (name, false),
+        };
+        Some(DiskOrder { name: name.to_owned(), guest: Some(guest?), is_unwritten })
     };
     let mut words = line.split_ascii_whitespace().filter_map(|word| word.split_once('='));
     let found = words.find(|(name, _)| *name == DISKS_ON_COMMAND_LINE);
@@ -69,16 +78,17 @@ mod tests {
 
     #[test]
     fn orders_survive_the_command_line() {
-        let order = |name: &str, guest: &str| DiskOrder {
+        let order = |name: &str, guest: &str, is_unwritten| DiskOrder {
             name: name.to_owned(),
             guest: Some(guest.to_owned()),
+            is_unwritten,
         };
-        let orders = [order("data", "/data"), order("b", "/srv/a b,\"ä%\"=:")];
+        let orders = [order("data", "/data", false), order("b", "/srv/a b,\"ä%\"=:", true)];
         let text: String = orders.iter().map(DiskOrder::on_command_line).collect();
-        assert!(text.starts_with("data:/data,b:/srv/a%20b%2C%22"), "{text}");
+        assert!(text.starts_with("data:/data,b+:/srv/a%20b%2C%22"), "{text}");
         let line = format!("root=/dev/vda {DISKS_ON_COMMAND_LINE}={text} rw");
         assert_eq!(disks_on_command_line(&line), orders);
-        let raw = DiskOrder { name: "raw".to_owned(), guest: None };
+        let raw = DiskOrder { name: "raw".to_owned(), guest: None, is_unwritten: true };
         assert_eq!(raw.on_command_line(), "");
     }
 
@@ -88,7 +98,8 @@ mod tests {
             assert_eq!(disks_on_command_line(line), [], "{line}");
         }
         let line = "castra.disk=a:/%zz,b:/%FF,c:/c";
-        let only = DiskOrder { name: "c".to_owned(), guest: Some("/c".to_owned()) };
+        let guest = Some("/c".to_owned());
+        let only = DiskOrder { name: "c".to_owned(), guest, is_unwritten: false };
         assert_eq!(disks_on_command_line(line), [only]);
     }
 }

@@ -26,9 +26,8 @@ pub struct DataDisk {
 }
 
 impl DataDisk {
-    /// Returns the agent's order to mount it, if it is to be mounted.
-    pub fn order(&self) -> Option<DiskOrder> {
-        let guest = self.guest.clone()?;
-        Some(DiskOrder { name: self.name.to_string(), guest: Some(guest) })
+    /// Returns the agent's order for it.
+    pub fn order(&self, is_unwritten: bool) -> DiskOrder {
+        DiskOrder { name: self.name.to_string(), guest: self.guest.clone(), is_unwritten }
     }
 }

@@ -69,11 +69,11 @@ pub struct DataDisk {
 }
 
 impl DataDisk {
-    /// Reads the header of the file, which the guest's QEMU may have written. Returns the virtual
-    /// size, in bytes.
+    /// Reads the header of the file, which the guest's QEMU may have written, and checks that the file
+    /// is complete. Returns the virtual size, in bytes.
     ///
     /// # Errors
-    /// Those of [`Qcow2Header::read`], and [`DiskError::HasBackingFile`].
+    /// Those of [`Qcow2Header::has_no_clusters`], and [`DiskError::HasBackingFile`].
     pub fn check(&self) -> Result<u64, QemuError> {
         // As for each file of a backing chain: no link, no device.
         chain::identity(&self.path)?;
@@ -82,8 +82,18 @@ impl DataDisk {
             Some(backing) => {
                 Err(DiskError::HasBackingFile { disk: self.path.clone(), backing }.into())
             }
-            None => Ok(header.virtual_bytes),
+            None => {
+                Qcow2Header::has_no_clusters(&self.path)?;
+                Ok(header.virtual_bytes)
+            }
         }
+    }
+
+    /// Returns `true` if nothing has ever been written to the disk, `false` also if it cannot be
+    /// read.
+    pub fn is_unwritten(&self) -> bool {
+        chain::identity(&self.path).is_ok()
+            && Qcow2Header::has_no_clusters(&self.path).unwrap_or(false)
     }
 }
 

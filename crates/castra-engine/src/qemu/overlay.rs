@@ -156,6 +156,8 @@ mod tests {
             let path = directory.path().join("blank.qcow2");
             write_blank(&mut File::create(&path).expect("is made"), size).expect("is written");
             let blank = path.to_str().expect("UTF-8");
+            let is_unwritten = || crate::qemu::Qcow2Header::has_no_clusters(&path);
+            assert!(is_unwritten().expect("reads"));
             assert!(qemu_img(&["check", blank]).contains("No errors"), "{size}");
             let info: serde_json::Value =
                 serde_json::from_str(&qemu_img(&["info", "--output=json", blank])).expect("JSON");
@@ -163,6 +165,18 @@ mod tests {
             assert_eq!(info["backing-filename"], serde_json::Value::Null);
             let header = crate::qemu::Qcow2Header::read(&path).expect("reads");
             assert_eq!((header.virtual_bytes, header.backing_file), (size, None));
+            let middle = size / 2 / 512 * 512;
+            let write = format!("write {middle} 512");
+            let written = Command::new("qemu-io").args(["-c", &write, blank]).output();
+            assert!(written.expect("qemu-io runs").status.success(), "{size}");
+            assert!(!is_unwritten().expect("reads"), "{size}");
+            File::options()
+                .write(true)
+                .open(&path)
+                .expect("opens")
+                .set_len(256 << 10)
+                .expect("cut");
+            assert!(is_unwritten().is_err(), "{size}: the level-2 table is missing");
         }
     }
 

@@ -98,6 +98,33 @@ impl Qcow2Header {
         })
     }
 
+    /// Returns `true` if no cluster of a qcow2 was ever allocated: its level-1 table is empty, and it
+    /// has no snapshots.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`], and [`QemuError::NotQcow2`] for a file whose end is missing: what was
+    /// there would read as zeros.
+    pub fn has_no_clusters(path: &Path) -> Result<bool, QemuError> {
+        /// Offset of a level-2 table in an entry of the level-1 table.
+        const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+        Self::read(path)?;
+        let unreadable = |source| QemuError::File { action: "read", path: path.to_owned(), source };
+        let truncated = || {
+            let reason = "its end is missing".to_owned();
+            QemuError::NotQcow2 { path: path.to_owned(), reason }
+        };
+        let file = open_regular(path).map_err(unreadable)?;
+        let length = file.metadata().map_err(unreadable)?.len();
+        let fixed = fixed_part(&file).map_err(unreadable)?;
+        // Its size has been checked.
+        let mut table = vec![0; u32_at(&fixed, 36) as usize * 8];
+        file.read_exact_at(&mut table, u64_at(&fixed, 40)).map_err(|_| truncated())?;
+        if table.chunks_exact(8).any(|entry| u64_at(entry, 0) & OFFSET >= length) {
+            return Err(truncated());
+        }
+        Ok(u32_at(&fixed, 60) == 0 && table.iter().all(|byte| *byte == 0))
+    }
+
     /// Returns the path of the backing file, if there is one: a plain file's absolute path without
     /// `.` and `..`.
     ///

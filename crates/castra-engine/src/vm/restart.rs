@@ -2,6 +2,7 @@
 
 use crate::config::ProjectConfig;
 
+use super::disk::data;
 use super::down::{DownOptions, IfSuspended, down};
 use super::error::{StopError, VmError};
 use super::parallel::{PerVm, side_by_side};
@@ -39,6 +40,9 @@ pub fn restart(
         names.extend(running);
     }
     let plan = Plan::of_start(config, &names, project.layout, &records)?;
+    for vm in &plan.vms {
+        data::check(vm.name(), &vm.definition.data_disks, records.get(vm.name()), project.layout)?;
+    }
     Ok(side_by_side(&plan.vms, VmPlan::name, |vm| {
         let is_alive =
             |record: &&Record| observe(record, &project.files(&record.name)).0.is_alive();

@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 
 use super::device::Device;
 use crate::kernel_fs::KernelFs;
-use crate::process::image_program;
+use crate::process::{has_image_program, image_program};
 
 /// Program that makes the filesystem.
 const PROGRAM: &str = "mkfs.ext4";
@@ -35,6 +35,13 @@ pub(super) fn is_marked(tail: &[u8]) -> bool {
 
 /// Makes an ext4 on a disk. The error completes "disk `data` …".
 pub(super) fn make_ext4(device: &Device, kernel_fs: &KernelFs) -> Result<(), String> {
+    // Before anything is written: a disk that has been written to is not formatted later.
+    if !has_image_program(PROGRAM) {
+        return Err(format!(
+            "is blank, and the VM has no {PROGRAM} to format it. Install the package e2fsprogs in \
+             the VM and restart it, or remove `guest` and format the disk by your own means"
+        ));
+    }
     let unwritable = |error: io::Error| format!("cannot be written to: {error}");
     let at = device.bytes(kernel_fs).map_err(unwritable)?.saturating_sub(MARK_BYTES);
     let disk = device.open(kernel_fs, OFlags::RDWR).map_err(unwritable)?;
@@ -42,7 +49,6 @@ pub(super) fn make_ext4(device: &Device, kernel_fs: &KernelFs) -> Result<(), Str
     mark[..MARK.len()].copy_from_slice(MARK);
     write(&disk, &mark, at).map_err(unwritable)?;
     let made = run(device, at / 1024);
-    // Also if there is no such program: the disk is still blank.
     disk.sync_all()
         .and_then(|()| write(&disk, &[0; MARK_BYTES as usize], at))
         .map_err(unwritable)?;
@@ -59,13 +65,8 @@ fn run(device: &Device, kibibytes: u64) -> Result<(), String> {
     let options = ["-q", "-F", "-E", "nodiscard"];
     let mut program = image_program(PROGRAM, &options);
     program.arg(device.path()).arg(format!("{kibibytes}k")).stderr(Stdio::piped());
-    let mut child = program.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => format!(
-            "is blank, and the VM has no {PROGRAM} to format it. Install the package e2fsprogs in \
-             the VM and restart it, or remove `guest` and format the disk by your own means"
-        ),
-        _ => format!("cannot be formatted: {PROGRAM}: {error}"),
-    })?;
+    let failed = |error: io::Error| format!("cannot be formatted: {PROGRAM}: {error}");
+    let mut child = program.spawn().map_err(failed)?;
     let mut words = String::new();
     if let Some(stderr) = child.stderr.take() {
         let _ = stderr.take(MOST_WORDS_BYTES).read_to_string(&mut words);
@@ -76,7 +77,7 @@ fn run(device: &Device, kibibytes: u64) -> Result<(), String> {
             let words = words.trim().replace('\n', "; ");
             Err(format!("cannot be formatted: {PROGRAM} ends with {status}: {words}"))
         }
-        Err(error) => Err(format!("cannot be formatted: {PROGRAM}: {error}")),
+        Err(error) => Err(failed(error)),
     }
 }
 

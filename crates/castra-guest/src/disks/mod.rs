@@ -111,33 +111,33 @@ fn carry_out(order: &DiskOrder, origin: Origin, kernel_fs: &KernelFs) -> Result<
         device.renew(kernel_fs).map_err(|error| format!("cannot be looked at: {error}"))?;
     }
     let Some(guest) = &order.guest else { return Ok(()) };
-    mount(&device, Path::new(guest), kernel_fs)
+    mount(&device, Path::new(guest), order.is_unwritten, kernel_fs)
 }
 
-/// Mounts a disk, once a blank one is formatted, and lets its filesystem fill it.
-fn mount(device: &Device, guest: &Path, kernel_fs: &KernelFs) -> Result<(), String> {
+/// Mounts a disk, once a blank one is formatted, and lets its filesystem fill it. Both the disk's
+/// ends and the host must say that it is blank.
+fn mount(
+    device: &Device,
+    guest: &Path,
+    is_unwritten: bool,
+    kernel_fs: &KernelFs,
+) -> Result<(), String> {
     if device.is_mounted_at(guest) {
         return Ok(());
     }
     let unreadable = |error: io::Error| format!("cannot be read: {error}");
     let mut content = Content::of(device, kernel_fs).map_err(unreadable)?;
-    if content == Content::Blank {
+    if content == Content::Blank && is_unwritten {
         format::make_ext4(device, kernel_fs)?;
         content = Content::of(device, kernel_fs).map_err(unreadable)?;
     }
     let (kind, bytes) = match content {
         Content::Filesystem { kind, bytes } => (kind, bytes),
-        Content::Blank => {
+        Content::Blank if is_unwritten => {
             return Err("has no filesystem although `mkfs.ext4` has succeeded".into());
         }
-        Content::Other(what) => {
-            return Err(format!(
-                "is not mounted on {}: it has {what}. Castra mounts filesystems on whole disks, \
-                 and formats blank ones only. Remove `guest` to mount what is on it by your own \
-                 means, or remove the disk: castra clean --data-disk",
-                guest.display()
-            ));
-        }
+        Content::Blank => return Err(unknown(guest, "no filesystem, and has been written to")),
+        Content::Other(what) => return Err(unknown(guest, what)),
     };
     let refused =
         |error: io::Error| format!("cannot be mounted on {} as {kind}: {error}", guest.display());
@@ -150,4 +150,14 @@ fn mount(device: &Device, guest: &Path, kernel_fs: &KernelFs) -> Result<(), Stri
         grow::fill(guest, size).map_err(kept)?;
     }
     Ok(())
+}
+
+/// Returns the reason why a disk is left alone.
+fn unknown(guest: &Path, what: &str) -> String {
+    format!(
+        "is not mounted on {}: it has {what}. Castra mounts filesystems on whole disks, and formats \
+         blank ones only. Remove `guest` to mount what is on it by your own means, or remove the \
+         disk: castra clean --data-disk",
+        guest.display()
+    )
 }

@@ -204,7 +204,7 @@ fn check_guest(
 fn check_length(disks: &[SpannedDisk], vm: &str, problems: &mut Problems) {
     let mut bytes = 0;
     for spanned in disks {
-        bytes += spanned.disk.order().map_or(0, |order| order.on_command_line().len());
+        bytes += spanned.disk.order(true).on_command_line().len();
         if bytes > MAX_GUEST_BYTES {
             return problems.error(spanned.guest.clone(), &DiskProblem::TooLong(vm.to_owned()));
         }

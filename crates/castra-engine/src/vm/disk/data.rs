@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use castra_wire::DiskOrder;
+
 use crate::cancel::Cancel;
 use crate::config::{DataDisk, is_vm_name};
 use crate::context::RuntimeContext;
@@ -46,6 +48,12 @@ pub struct FoundDisk {
 /// Returns the data disks as QEMU has them.
 pub(in crate::vm) fn of_machine(disks: &[DataDisk], files: &VmLayout) -> Vec<qemu::DataDisk> {
     disks.iter().map(|disk| of_qemu(&disk.name, files)).collect()
+}
+
+/// Returns the agent's orders for data disks.
+pub(in crate::vm) fn orders(disks: &[DataDisk], files: &VmLayout) -> Vec<DiskOrder> {
+    let order = |disk: &DataDisk| disk.order(of_qemu(&disk.name, files).is_unwritten());
+    disks.iter().map(order).collect()
 }
 
 fn of_qemu(name: &DiskName, files: &VmLayout) -> qemu::DataDisk {

@@ -70,8 +70,7 @@ pub(super) fn problem_of_disk(
 ) -> Option<&'static str> {
     let text = line.as_str();
     let relays = RELAYS_BYTES + RELAY_BYTES * forwards.len();
-    let orders = disks.iter().filter_map(DataDisk::order);
-    let disks: usize = orders.map(|order| order.on_command_line().len()).sum();
+    let disks: usize = disks.iter().map(|disk| disk.order(true).on_command_line().len()).sum();
     if !text.matches('"').count().is_multiple_of(2) {
         // What follows would be a part of the quoted value.
         Some("its command line has an open quotation mark")

@@ -13,7 +13,7 @@ mod pair;
 
 use std::path::PathBuf;
 
-use castra_wire::{DiskOrder, Relay};
+use castra_wire::Relay;
 
 use crate::config::{DataDisk, VmDefinition};
 use crate::context::RuntimeContext;
@@ -22,6 +22,7 @@ use crate::guest::{Seed, TEMPLATE_HOSTNAME, append_agent};
 use crate::layout::{TemplateLayout, VmLayout};
 use crate::qemu::{Boot, CommandLine};
 use crate::template::TemplateError;
+use crate::vm::disk::data;
 
 use super::error::{StartError, VmError};
 use super::hostname::hostname;
@@ -183,7 +184,7 @@ impl Boots {
             Origin::Image { kernel, .. } => kernel.clone(),
             Origin::Disk { pair, .. } => files.kernel(&pair.record.kernel_sha256),
         };
-        let orders: Vec<DiskOrder> = disks.iter().filter_map(DataDisk::order).collect();
+        let orders = data::orders(disks, files);
         let command_line = command_line.with_relays(relays).with_disks(&orders);
         Boot::Kernel { kernel, initramfs: files.initramfs(), command_line }
     }

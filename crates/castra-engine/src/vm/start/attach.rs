@@ -8,6 +8,7 @@ use crate::layout::SocketsLayout;
 use crate::qemu::{MachineStatus, running_qemu};
 use crate::report::Event;
 use crate::vm::accompany;
+use crate::vm::disk::data;
 use crate::vm::error::{AccessError, Attempt, StartError, StateError, VmError};
 use crate::vm::monitor::{continue_recorded, ensure_not_stopped};
 use crate::vm::project::ProjectRef;
@@ -107,7 +108,7 @@ fn follow(
     };
     let session = BootSession {
         wait: options.wait,
-        ..BootSession::of_running(watch, boot, &record.data_disks)
+        ..BootSession::of_running(watch, boot, data::orders(&record.data_disks, files))
     };
     let is_alive = || running_qemu(&files.pidfile()).is_some();
     let followed = session.follow(&sockets, &keys, is_alive);

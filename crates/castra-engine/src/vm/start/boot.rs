@@ -16,7 +16,7 @@ use crate::qemu::{
 };
 use crate::report::Event;
 use crate::vm::accompany;
-use crate::vm::disk::Image;
+use crate::vm::disk::{Image, data};
 use crate::vm::error::{StartError, StateError, VmError, warn};
 use crate::vm::kernel::Boots;
 use crate::vm::monitor::clean_up;
@@ -32,7 +32,7 @@ use super::machine::{machine, tcg_cpu};
 use super::options::WaitFor;
 use super::ports;
 use super::request::{BootRequest, boot_record};
-use super::session::{BootSession, orders};
+use super::session::BootSession;
 use super::warm::{self, Warm};
 use super::watch::{BootEnd, BootWatch};
 
@@ -319,7 +319,7 @@ fn await_guest(
     let session = BootSession {
         watch,
         relays: Some(ports::relays(&definition.port_forwards)),
-        disks: orders(&definition.data_disks),
+        disks: data::orders(&definition.data_disks, &files),
         wait: request.options.wait,
         missing_modules: RefCell::default(),
     };

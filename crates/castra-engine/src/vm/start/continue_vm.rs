@@ -10,6 +10,7 @@ use crate::guest::VmKeys;
 use crate::qemu::running_qemu;
 use crate::report::Event;
 use crate::vm::accompany;
+use crate::vm::disk::data;
 use crate::vm::error::{StopError, VmError};
 use crate::vm::monitor::{clean_up_run, to_leave_in_order, unanswered};
 use crate::vm::project::ProjectRef;
@@ -117,7 +118,7 @@ fn wake(record: &Record, boot: &BootRecord, project: ProjectRef<'_>) -> Result<(
     let keys = VmKeys::load_or_create(files)?;
     let stopwatch = &Stopwatch::continuing(vm, None, &project.context.reporter);
     let watch = BootWatch::of_running(vm, files, disk, boot, project.context, stopwatch);
-    let session = BootSession::of_running(watch, boot, &record.data_disks);
+    let session = BootSession::of_running(watch, boot, data::orders(&record.data_disks, files));
     let is_alive = || running_qemu(&files.pidfile()).is_some();
     let woken = session.wake(&boot.socket_paths(), None, &keys, is_alive);
     woken.map_err(|end| session.watch.explain(end, None))

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use castra_wire::{AgentTask, DiskOrder, GuestMessage, Personality, Relay, Secret, Stage};
 
-use crate::config::DataDisk;
 use crate::guest::{ControlError, ControlPort, VmKeys};
 use crate::host::{random_bytes, unix_time};
 use crate::layout::SocketsLayout;
@@ -46,16 +45,10 @@ impl<'a> BootSession<'a> {
     pub(in crate::vm) fn of_running(
         watch: BootWatch<'a>,
         boot: &BootRecord,
-        disks: &[DataDisk],
+        disks: Vec<DiskOrder>,
     ) -> Self {
         let relays = boot.relayed.then(|| ports::relays(&boot.port_forwards));
-        Self {
-            watch,
-            relays,
-            disks: orders(disks),
-            wait: WaitFor::Ready,
-            missing_modules: RefCell::default(),
-        }
+        Self { watch, relays, disks, wait: WaitFor::Ready, missing_modules: RefCell::default() }
     }
 }
 
@@ -297,13 +290,6 @@ fn task_name(task: AgentTask) -> &'static str {
         AgentTask::Disks => "mount all of its disks",
         AgentTask::Protocol => "understand castra",
     }
-}
-
-/// Returns the agent's orders for data disks.
-pub(in crate::vm) fn orders(disks: &[DataDisk]) -> Vec<DiskOrder> {
-    let order =
-        |disk: &DataDisk| DiskOrder { name: disk.name.to_string(), guest: disk.guest.clone() };
-    disks.iter().map(order).collect()
 }
 
 fn personality(
