@@ -101,7 +101,8 @@ fn prune(
 ) -> Result<ExitCode> {
     let (cache, cancel) = (&context.runtime.cache, &context.runtime.cancel);
     let (entries, layers) = (entries(found, steps, qemu, context), layers(steps, context));
-    let gone_steps = template::prune_steps(cache, all, dry_run, cancel)?;
+    let gone_steps =
+        template::prune_steps(cache, all, dry_run, &context.runtime.runtime_root, cancel)?;
     let gone = template::prune(cache, qemu, all, dry_run, cancel)?;
     let of_steps: u64 = gone_steps.iter().map(|layer| layer.disk.allocated_bytes).sum();
     let freed: u64 = gone.iter().map(TemplateManifest::allocated_bytes).sum::<u64>() + of_steps;

@@ -398,7 +398,8 @@ fn whatever_happens_a_vm_comes_up_and_goes_down() {
     };
     let steps = prop::collection::vec(step(), 1..8);
     proptest!(config, |(steps in steps)| {
-        if Instant::now() < end {
+        // On a busy machine they take longer than that.
+        if Instant::now() < end || lives.get() < LEAST_LIVES {
             lives.set(lives.get() + 1);
             let mut life = Life::new(cache.path());
             let begun = Instant::now();
@@ -410,7 +411,6 @@ fn whatever_happens_a_vm_comes_up_and_goes_down() {
         }
     });
     println!("{} lives", lives.get());
-    assert!(lives.get() >= LEAST_LIVES, "only {} lives in the time", lives.get());
 }
 
 /// A castra that is killed after it has loaded a template's memory leaves a guest that answers

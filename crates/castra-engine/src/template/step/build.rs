@@ -100,7 +100,7 @@ pub fn try_step<T, E: From<TemplateError>>(
     // Of its own: the layer may be in the making, in another machine.
     let random: Result<[u8; 16], _> = random_bytes();
     let key = hex(&random.map_err(file_error("read", Path::new("/dev/urandom")))?);
-    let runtime_root = Some(request.context.runtime_root.as_path());
+    let runtime_root = &request.context.runtime_root;
     remove_leftovers(request.cache, &request.cache.steps(), runtime_root)?;
     let path = request.cache.step_lock(&key);
     let lock = Lock::acquire(&path, &request.context.cancel, || ()).map_err(TemplateError::from)?;
@@ -197,6 +197,7 @@ fn start(
     }
     if let Err(error) = end_at_reboot(sockets, &request.context.cancel) {
         process.kill();
+        request.context.cancel.check()?;
         return Err(TemplateError::NotResponding(error));
     }
     Ok((process, spec.disk))

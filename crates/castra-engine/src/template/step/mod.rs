@@ -14,4 +14,6 @@ mod store;
 
 pub use build::{StepMachine, StepRequest, make_step, try_step};
 pub use manifest::{Foundation, StepIngredients, StepManifest};
-pub use store::{StepLayer, list_steps, prune_steps, recognise_step, use_of_step};
+pub use store::{
+    StepLayer, list_steps, prune_steps, recognise_step, remove_leftovers, use_of_step,
+};

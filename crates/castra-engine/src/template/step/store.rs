@@ -132,6 +132,7 @@ pub fn prune_steps(
     cache: &CacheLayout,
     all: bool,
     dry_run: bool,
+    runtime_root: &Path,
     cancel: &Cancel,
 ) -> Result<Vec<StepManifest>, TemplateError> {
     let steps = cache.steps();
@@ -160,7 +161,7 @@ pub fn prune_steps(
             gone.push(layer);
         }
     }
-    remove_leftovers(cache, &steps, None)?;
+    remove_leftovers(cache, &steps, runtime_root)?;
     Ok(gone)
 }
 
@@ -173,18 +174,21 @@ pub(super) fn discard_step(steps: &TemplatesLayout, key: &str) -> Result<(), Tem
         .map_err(file_error("remove", layout.directory()))
 }
 
-/// Removes unfinished layers, with their sockets if the directory of those is known, and layers
-/// without a readable manifest.
-pub(super) fn remove_leftovers(
+/// Removes what killed castras have left of layers: those that are unfinished, with their machines
+/// and sockets, and those without a readable manifest.
+///
+/// # Errors
+/// [`TemplateError::File`] and [`TemplateError::Lock`].
+pub fn remove_leftovers(
     cache: &CacheLayout,
     steps: &TemplatesLayout,
-    runtime_root: Option<&Path>,
+    runtime_root: &Path,
 ) -> Result<(), TemplateError> {
     for entry in files::readable_entries(steps.root()) {
         let Ok(name) = entry.file_name().into_string() else { continue };
         if let Some(key) = TemplatesLayout::key_of_work(&name) {
             if let Some(_lock) = Lock::try_acquire(&cache.step_lock(key))? {
-                clear_leftovers(steps, key, runtime_root)?;
+                clear_leftovers(steps, key, Some(runtime_root))?;
             }
         } else if is_key(&name) {
             let Some(_lock) = Lock::try_acquire(&cache.step_lock(&name))? else { continue };
@@ -247,7 +251,8 @@ mod tests {
     }
 
     fn pruned(cache: &CacheLayout, all: bool) -> Vec<String> {
-        let gone = prune_steps(cache, all, false, &Cancel::new()).expect("pruned");
+        let gone =
+            prune_steps(cache, all, false, Path::new("/none"), &Cancel::new()).expect("pruned");
         gone.into_iter().map(|layer| layer.text).collect()
     }
 
@@ -305,7 +310,8 @@ mod tests {
         assert_eq!(texts(list_steps(&cache.steps())), ["one", "two", "three"]);
         // A layer that is made again is another file.
         fs::write(cache.steps().template(&layers[0].key).disk(), "other").expect("written");
-        let dry = prune_steps(&cache, false, true, &Cancel::new()).expect("listed");
+        let dry =
+            prune_steps(&cache, false, true, Path::new("/none"), &Cancel::new()).expect("listed");
         assert_eq!(texts(dry), ["one", "two", "three"]);
         assert_eq!(pruned(&cache, false), ["one", "two", "three"]);
         assert!(list_steps(&cache.steps()).is_empty());

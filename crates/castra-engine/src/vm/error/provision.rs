@@ -250,12 +250,16 @@ impl Explain for ProvisionError {
                 ));
             }
             Self::Lost { source: SshError::Interrupted, .. } => return None,
-            Self::NotStarted { .. } | Self::Lost { .. } => {
+            Self::NotStarted { .. } => {
                 "Nothing of this step is kept. `castra doctor` checks QEMU and this machine."
             }
+            Self::Lost { .. } => {
+                "Nothing of this step is kept. It may have switched the VM off, rebooted it, or \
+                ended castra's agent. Otherwise, `castra doctor` checks QEMU and this machine."
+            }
             Self::Panicked { .. } => {
-                "Nothing of this step is kept. The VM may have too little memory for it: `memory` \
-                in castra.toml."
+                "Nothing of this step is kept. If the kernel was out of memory, give the VM more: \
+                `memory` in castra.toml."
             }
             Self::NotStopped { .. } => {
                 "Nothing of this step is kept. It may have started a service that does not stop, \

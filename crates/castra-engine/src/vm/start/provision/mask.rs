@@ -8,6 +8,11 @@ const MASK: &[u8] = b"***";
 /// Shortest secret that is masked, in bytes: shorter ones are in too many words.
 const MIN_BYTES: usize = 4;
 
+/// Returns `true` for a text that is masked. Spaces alone are not.
+fn is_long(text: &[u8]) -> bool {
+    text.len() >= MIN_BYTES && !text.trim_ascii().is_empty()
+}
+
 /// Texts that are masked.
 #[derive(Clone, Default)]
 pub(super) struct Masked(Vec<Vec<u8>>);
@@ -17,8 +22,9 @@ impl Masked {
     pub(super) fn of<'a>(secrets: impl Iterator<Item = &'a [u8]>) -> Self {
         let lines = |secret: &'a [u8]| secret.split(|byte| matches!(byte, b'\n' | b'\r'));
         let parts = secrets.flat_map(|secret| lines(secret).chain([secret]));
-        let long = parts.map(<[u8]>::trim_ascii).filter(|part| part.len() >= MIN_BYTES);
-        let mut texts: Vec<_> = long.map(<[u8]>::to_vec).collect();
+        // Spaces around a text are seldom printed with it, and a short text counts with its spaces.
+        let text = |part: &'a [u8]| [part.trim_ascii(), part].into_iter().find(|it| is_long(it));
+        let mut texts: Vec<_> = parts.filter_map(text).map(<[u8]>::to_vec).collect();
         // The longest first, since a secret may begin with another.
         texts.sort_by(|one, other| (other.len(), one).cmp(&(one.len(), other)));
         texts.dedup();
@@ -54,11 +60,13 @@ pub(super) struct Mask {
     masked: Masked,
     /// Output that may be the beginning of a secret.
     held: Vec<u8>,
+    /// Number of bytes at its beginning that are part of a secret that is shown as the mask.
+    covered: usize,
 }
 
 impl Mask {
     pub(super) fn new(masked: Masked) -> Self {
-        Self { masked, held: Vec::new() }
+        Self { masked, held: Vec::new(), covered: 0 }
     }
 
     /// Returns the output that can be shown once `bytes` have arrived.
@@ -75,23 +83,28 @@ impl Mask {
         self.show(true)
     }
 
+    /// Shows what is clear. Secrets that overlap are one mask.
     fn show(&mut self, is_end: bool) -> Vec<u8> {
         let held = mem::take(&mut self.held);
-        let (mut shown, mut rest) = (Vec::with_capacity(held.len()), held.as_slice());
-        while let Some(first) = rest.first() {
-            match self.masked.find(rest, is_end) {
+        let (mut shown, mut at) = (Vec::with_capacity(held.len()), 0);
+        while at < held.len() {
+            match self.masked.find(&held[at..], is_end) {
                 Found::Secret(length) => {
-                    shown.extend_from_slice(MASK);
-                    rest = &rest[length..];
+                    if self.covered <= at {
+                        shown.extend_from_slice(MASK);
+                    }
+                    self.covered = self.covered.max(at + length);
                 }
                 Found::Unclear => break,
-                Found::Nothing => {
-                    shown.push(*first);
-                    rest = &rest[1..];
-                }
+                Found::Nothing => {}
             }
+            if at >= self.covered {
+                shown.push(held[at]);
+            }
+            at += 1;
         }
-        self.held = rest.to_vec();
+        self.held = held[at..].to_vec();
+        self.covered = self.covered.saturating_sub(at);
         shown
     }
 }
@@ -126,6 +139,22 @@ mod tests {
     #[test]
     fn of_two_secrets_the_longer_one_is_masked() {
         assert_eq!(shown(&["abcd", "abcdef"], &["abcd", "ef abcd", "e abcd"]), "*** ***e ***");
+    }
+
+    #[test]
+    fn secrets_that_overlap_are_one_mask() {
+        let (text, secrets) =
+            ("x abcdefghijklmnop y zyzyzyzy z", ["abcd", "bcdefghijklmnop", "zyzyz"]);
+        for at in 0..text.len() {
+            let cut = [&text[..at], &text[at..]];
+            assert_eq!(shown(&secrets, &cut), "x *** y ***y z", "{at}");
+        }
+        assert_eq!(shown(&["abcd", "bcde"], &["abcabcde", "abcdabcd"]), "abc*********");
+    }
+
+    #[test]
+    fn a_short_secret_counts_with_its_spaces() {
+        assert_eq!(shown(&["  sc \t", "    "], &["[  sc \t] sc     ."]), "[***] sc     .");
     }
 
     #[test]

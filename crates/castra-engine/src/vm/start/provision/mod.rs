@@ -26,7 +26,7 @@ use crate::qemu::{AcceleratorChoice, MachineSpec, Network, Qcow2Header, QemuBina
 use crate::report::{Event, ImageLabel};
 use crate::template::{
     Damage, Foundation, StepIngredients, StepLayer, StepRequest, TemplateError, make_step,
-    recognise_step, try_step,
+    recognise_step, remove_step_leftovers, try_step,
 };
 use crate::vm::disk::{Base, confirm, layer};
 use crate::vm::error::{ProvisionError, VmError};
@@ -75,6 +75,7 @@ impl Provisioning<'_> {
         if !self.boots.has_agent() {
             return Err(ProvisionError::NoAgent { vm: self.vm() }.into());
         }
+        self.clear_leftovers();
         let steps = &self.plan.definition.provision;
         let (vm, cancel) = (self.vm(), self.project.cancel());
         // Before anything is read, so that a change meanwhile is one of the stamp.
@@ -82,6 +83,14 @@ impl Provisioning<'_> {
         let (layers, all_inputs) = self.layers_of(steps)?;
         let digest = digest_of(steps, &all_inputs);
         Ok(ProvisionRecord { digest, stamp: Some(stamp), layers })
+    }
+
+    /// Removes what a castra that was killed in a step has left, which may be of another step by now.
+    fn clear_leftovers(&self) {
+        let (context, steps) = (self.project.context, self.project.context.cache.steps());
+        if let Err(error) = remove_step_leftovers(&context.cache, &steps, &context.runtime_root) {
+            tracing::debug!(%error, "unfinished layers stay");
+        }
     }
 
     /// Ensures that the layers of these first steps are in the project. Returns them, and the
@@ -252,6 +261,7 @@ impl Provisioning<'_> {
                 Proxy::None => Vec::new(),
             },
             secrets: secrets::variables(planned.step, self.project.context),
+            masked: secrets::masked(&self.plan.definition.provision, self.project.context),
             limit: self.limit,
             context: self.project.context,
         };

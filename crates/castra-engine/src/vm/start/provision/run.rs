@@ -6,7 +6,6 @@ use std::io::{self, Seek as _};
 use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -78,6 +77,8 @@ pub(super) struct StepRun<'a> {
     pub(super) environment: Vec<(OsString, OsString)>,
     /// Variables that are never shown.
     pub(super) secrets: Vec<(OsString, OsString)>,
+    /// Secrets of this step and of others, in what it prints.
+    pub(super) masked: Masked,
     /// Time limit of the boot; `None` for one that fits.
     pub(super) limit: Option<Duration>,
     pub(super) context: &'a RuntimeContext,
@@ -219,8 +220,7 @@ impl StepRun<'_> {
             },
             interruption: Interruption::Cancel,
         };
-        let masked = Masked::of(self.secrets.iter().map(|(_, value)| value.as_bytes()));
-        let stream_of = || (Mask::new(masked.clone()), Lines::default());
+        let stream_of = || (Mask::new(self.masked.clone()), Lines::default());
         let (mut streams, mut tail) = ([stream_of(), stream_of()], Tail::default());
         let mut heard = |line: String| {
             self.context.reporter.report(&Event::ProvisionOutput {

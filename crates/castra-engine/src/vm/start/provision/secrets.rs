@@ -7,6 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ use crate::config::{ProjectConfig, ProvisionStep, StepSecret, VmDefinition};
 use crate::context::RuntimeContext;
 use crate::vm::consents;
 use crate::vm::error::{ProvisionError, VmError};
+
+use super::mask::Masked;
 
 /// Longest value, in bytes: with its name it is one string of the environment, for which Linux has
 /// room for 128 KiB (`MAX_ARG_STRLEN`, `execve(2)`).
@@ -93,6 +96,13 @@ pub(super) fn variables(
         Some((OsString::from(&secret.name), value(secret, context)?.to_owned()))
     };
     step.secrets.iter().filter_map(variable).collect()
+}
+
+/// Returns what is masked in the output of a step: the secrets of all steps, since one may show what
+/// another has written.
+pub(super) fn masked(steps: &[ProvisionStep], context: &RuntimeContext) -> Masked {
+    let secrets = steps.iter().flat_map(|step| &step.secrets);
+    Masked::of(secrets.filter_map(|secret| value(secret, context)).map(OsStr::as_bytes))
 }
 
 /// Returns the value of a secret; an empty one counts as unset, as for any variable.
