@@ -142,7 +142,7 @@ fn only_blank_disks_are_formatted() {
     let restarted =
         restarted.says("disk `b` is not mounted on /srv/b: it has data that castra does not know");
     let restarted = restarted.says("it has the remains of a formatting that was interrupted");
-    restarted.says("/srv/e: it has no filesystem, and has been written to");
+    restarted.says("/srv/e: it has no filesystem, and was written to");
     let state = "dd if=/dev/vdc bs=1 skip=70000 count=8 2>/dev/null; \
         dd if=/dev/vde bs=1M skip=32 count=1 2>/dev/null | head -c 6; \
         echo; grep -o ' /srv/[abce] ext4' /proc/mounts; echo kept > /srv/a/kept; sync";

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 /// Kernel command-line parameter that lists the disks to be mounted, for a guest that boots while
-/// no host is attached: `castra.disk=NAME:PATH,…`, with `+` after the name of a disk that nothing has
-/// been written to.
+/// no host is attached: `castra.disk=NAME:PATH,…`, with `+` after the name of a disk that nothing
+/// has been written to.
 pub const DISKS_ON_COMMAND_LINE: &str = "castra.disk";
 
 /// A data disk of the guest, and what the agent does with it.

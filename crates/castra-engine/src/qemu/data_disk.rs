@@ -69,8 +69,8 @@ pub struct DataDisk {
 }
 
 impl DataDisk {
-    /// Reads the header of the file, which the guest's QEMU may have written, and checks that the file
-    /// is complete. Returns the virtual size, in bytes.
+    /// Reads the header of the file, which the guest's QEMU may have written, and checks that the
+    /// file is complete. Returns the virtual size, in bytes.
     ///
     /// # Errors
     /// Those of [`Qcow2Header::has_no_clusters`], and [`DiskError::HasBackingFile`].

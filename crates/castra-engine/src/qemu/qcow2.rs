@@ -98,12 +98,12 @@ impl Qcow2Header {
         })
     }
 
-    /// Returns `true` if no cluster of a qcow2 was ever allocated: its level-1 table is empty, and it
-    /// has no snapshots.
+    /// Returns `true` if no cluster of a qcow2 was ever allocated: its level-1 table is empty, and
+    /// it has no snapshots.
     ///
     /// # Errors
-    /// Those of [`Self::read`], and [`QemuError::NotQcow2`] for a file whose end is missing: what was
-    /// there would read as zeros.
+    /// Those of [`Self::read`], and [`QemuError::NotQcow2`] for a file whose end is missing: what
+    /// was there would read as zeros.
     pub fn has_no_clusters(path: &Path) -> Result<bool, QemuError> {
         /// Offset of a level-2 table in an entry of the level-1 table.
         const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;

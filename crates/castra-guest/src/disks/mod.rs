@@ -79,11 +79,11 @@ impl Disks {
         tokio::task::spawn_blocking(move || {
             let failed = |order: &DiskOrder| {
                 let failure = carry_out(order, origin, &kernel_fs).err()?;
-                Some(format!("disk `{}` {failure}", order.name))
+                Some((order.name.clone(), failure))
             };
-            let failures: Vec<String> = new.iter().filter_map(failed).collect();
+            let failures: Vec<_> = new.iter().filter_map(failed).collect();
             if !failures.is_empty() {
-                events.failed(AgentTask::Disks, failures.join("; "));
+                events.failed(AgentTask::Disks, in_words(&failures));
             }
             events.reached(Milestone::Disks);
         });
@@ -104,8 +104,45 @@ pub(crate) fn link_all(kernel_fs: &KernelFs) {
     }
 }
 
-/// Carries out one order. The error completes "disk `data` …".
-fn carry_out(order: &DiskOrder, origin: Origin, kernel_fs: &KernelFs) -> Result<(), String> {
+/// Reason why a disk is not as it was ordered. Completes "disk `data` …".
+enum Failure {
+    /// The disk has something that is not mounted, and is never overwritten.
+    Foreign(String),
+    Other(String),
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self::Other(reason)
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(reason: &str) -> Self {
+        reason.to_owned().into()
+    }
+}
+
+/// Returns the failures of disks as one text, with what to do at its end.
+fn in_words(failures: &[(String, Failure)]) -> String {
+    let (mut texts, mut is_any_foreign) = (Vec::new(), false);
+    for (name, failure) in failures {
+        is_any_foreign |= matches!(failure, Failure::Foreign(_));
+        let (Failure::Foreign(reason) | Failure::Other(reason)) = failure;
+        texts.push(format!("disk `{name}` {reason}"));
+    }
+    let mut text = texts.join("; ");
+    if is_any_foreign {
+        text.push_str(
+            ". Castra formats only disks that were never written to: mount what is there by your \
+            own means, without `guest`, or remove the disk: castra clean --data-disk",
+        );
+    }
+    text
+}
+
+/// Carries out one order.
+fn carry_out(order: &DiskOrder, origin: Origin, kernel_fs: &KernelFs) -> Result<(), Failure> {
     let device = Device::named(&order.name, kernel_fs).ok_or("is not in the VM")?;
     if origin == Origin::Template {
         device.renew(kernel_fs).map_err(|error| format!("cannot be looked at: {error}"))?;
@@ -121,7 +158,7 @@ fn mount(
     guest: &Path,
     is_unwritten: bool,
     kernel_fs: &KernelFs,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     if device.is_mounted_at(guest) {
         return Ok(());
     }
@@ -136,8 +173,8 @@ fn mount(
         Content::Blank if is_unwritten => {
             return Err("has no filesystem although `mkfs.ext4` has succeeded".into());
         }
-        Content::Blank => return Err(unknown(guest, "no filesystem, and has been written to")),
-        Content::Other(what) => return Err(unknown(guest, what)),
+        Content::Blank => return Err(foreign(guest, "no filesystem, and was written to")),
+        Content::Other(what) => return Err(foreign(guest, what)),
     };
     let refused =
         |error: io::Error| format!("cannot be mounted on {} as {kind}: {error}", guest.display());
@@ -153,11 +190,6 @@ fn mount(
 }
 
 /// Returns the reason why a disk is left alone.
-fn unknown(guest: &Path, what: &str) -> String {
-    format!(
-        "is not mounted on {}: it has {what}. Castra mounts filesystems on whole disks, and formats \
-         blank ones only. Remove `guest` to mount what is on it by your own means, or remove the \
-         disk: castra clean --data-disk",
-        guest.display()
-    )
+fn foreign(guest: &Path, what: &str) -> Failure {
+    Failure::Foreign(format!("is not mounted on {}: it has {what}", guest.display()))
 }

@@ -85,7 +85,7 @@ impl Provisioning<'_> {
         Ok(ProvisionRecord { digest, stamp: Some(stamp), layers })
     }
 
-    /// Removes what a castra that was killed in a step has left, which may be of another step by now.
+    /// Removes what a castra that was killed in a step has left. The step may have changed since.
     fn clear_leftovers(&self) {
         let (context, steps) = (self.project.context, self.project.context.cache.steps());
         if let Err(error) = remove_step_leftovers(&context.cache, &steps, &context.runtime_root) {

@@ -98,8 +98,8 @@ pub(super) fn variables(
     step.secrets.iter().filter_map(variable).collect()
 }
 
-/// Returns what is masked in the output of a step: the secrets of all steps, since one may show what
-/// another has written.
+/// Returns what is masked in the output of a step: the secrets of all steps, since one may show
+/// what another has written.
 pub(super) fn masked(steps: &[ProvisionStep], context: &RuntimeContext) -> Masked {
     let secrets = steps.iter().flat_map(|step| &step.secrets);
     Masked::of(secrets.filter_map(|secret| value(secret, context)).map(OsStr::as_bytes))
