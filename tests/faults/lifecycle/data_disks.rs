@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
-use castra_test_support::Fake;
+use castra_test_support::{Fake, tool};
 use serde_json::Value;
 
 /// A stand-in whose VM has data disks.
@@ -61,13 +61,17 @@ const BOTH: &str = "{ name = \"data\", size = \"64 MiB\", guest = \"/srv/my data
 fn a_disk_is_made_once_and_outlives_its_vm() {
     let lives = Lives::new();
     lives.declare(BOTH);
-    for cold in [&["up"][..], &["up", "--cold"]] {
-        lives.fake.run(cold).ok();
+    let path = lives.disk("vm", "data");
+    // Only a disk that nothing was ever written to may be formatted.
+    for order in ["data+", "data"] {
+        lives.fake.run(&["up", "--cold"]).ok();
         assert_eq!(lives.attached(), ["data", "raw"]);
         lives.fake.run(&["down"]).ok();
+        let journal = lives.fake.journal("vm");
+        let orders = format!(" castra.disk={order}:/srv/my%20data,");
+        assert!(journal.contains(&orders), "{order}: {journal}");
+        tool("qemu-io", &["-c", "write 1M 512", path.to_str().expect("UTF-8")]);
     }
-    let journal = lives.fake.journal("vm");
-    assert!(journal.contains(" castra.disk=data:/srv/my%20data,"), "{journal}");
     let made = lives.inode("data").expect("is there");
     let mode = fs::metadata(lives.disk("vm", "data")).expect("is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
