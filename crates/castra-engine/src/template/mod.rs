@@ -36,7 +36,7 @@ pub use manifest::{TemplateFile, TemplateManifest};
 pub use prune::{Use, prune, recognise, use_of};
 pub use step::{
     Foundation, StepIngredients, StepLayer, StepMachine, StepManifest, StepRequest, list_steps,
-    make_step, prune_steps, recognise_step, remove_leftovers as remove_step_leftovers, try_step,
+    make_step, prune_steps, recognise_step, remove_unfinished as remove_unfinished_steps, try_step,
     use_of_step,
 };
 pub use store::{Refusal, Template, discard, list, refusal, refuse};

@@ -25,7 +25,7 @@ use super::super::bake::{clear, clear_leftovers, machine_in, make_final, sync};
 use super::super::error::{TemplateError, file_error};
 use super::super::manifest::TemplateFile;
 use super::manifest::{StepIngredients, StepManifest};
-use super::store::{StepLayer, discard_step, remove_leftovers};
+use super::store::{StepLayer, discard_step, remove_unfinished};
 
 /// Time limit for QEMU to exit once its guest has shut down.
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -101,7 +101,7 @@ pub fn try_step<T, E: From<TemplateError>>(
     let random: Result<[u8; 16], _> = random_bytes();
     let key = hex(&random.map_err(file_error("read", Path::new("/dev/urandom")))?);
     let runtime_root = &request.context.runtime_root;
-    remove_leftovers(request.cache, &request.cache.steps(), runtime_root)?;
+    remove_unfinished(request.cache, &request.cache.steps(), runtime_root)?;
     let path = request.cache.step_lock(&key);
     let lock = Lock::acquire(&path, &request.context.cancel, || ()).map_err(TemplateError::from)?;
     let attempt = Attempt::new(request, &key)?;

@@ -174,23 +174,35 @@ pub(super) fn discard_step(steps: &TemplatesLayout, key: &str) -> Result<(), Tem
         .map_err(file_error("remove", layout.directory()))
 }
 
-/// Removes what killed castras have left of layers: those that are unfinished, with their machines
-/// and sockets, and those without a readable manifest.
+/// Removes unfinished layers of castras that were killed, with their machines and sockets.
 ///
 /// # Errors
 /// [`TemplateError::File`] and [`TemplateError::Lock`].
-pub fn remove_leftovers(
+pub fn remove_unfinished(
     cache: &CacheLayout,
     steps: &TemplatesLayout,
     runtime_root: &Path,
 ) -> Result<(), TemplateError> {
     for entry in files::readable_entries(steps.root()) {
         let Ok(name) = entry.file_name().into_string() else { continue };
-        if let Some(key) = TemplatesLayout::key_of_work(&name) {
-            if let Some(_lock) = Lock::try_acquire(&cache.step_lock(key))? {
-                clear_leftovers(steps, key, Some(runtime_root))?;
-            }
-        } else if is_key(&name) {
+        let Some(key) = TemplatesLayout::key_of_work(&name) else { continue };
+        if let Some(_lock) = Lock::try_acquire(&cache.step_lock(key))? {
+            clear_leftovers(steps, key, Some(runtime_root))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes unfinished layers, and those without a readable manifest.
+fn remove_leftovers(
+    cache: &CacheLayout,
+    steps: &TemplatesLayout,
+    runtime_root: &Path,
+) -> Result<(), TemplateError> {
+    remove_unfinished(cache, steps, runtime_root)?;
+    for entry in files::readable_entries(steps.root()) {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if is_key(&name) {
             let Some(_lock) = Lock::try_acquire(&cache.step_lock(&name))? else { continue };
             if !matches!(StepManifest::load(&steps.template(&name).step_manifest()), Ok(Some(_))) {
                 discard_step(steps, &name)?;

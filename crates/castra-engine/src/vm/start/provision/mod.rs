@@ -26,7 +26,7 @@ use crate::qemu::{AcceleratorChoice, MachineSpec, Network, Qcow2Header, QemuBina
 use crate::report::{Event, ImageLabel};
 use crate::template::{
     Damage, Foundation, StepIngredients, StepLayer, StepRequest, TemplateError, make_step,
-    recognise_step, remove_step_leftovers, try_step,
+    recognise_step, remove_unfinished_steps, try_step,
 };
 use crate::vm::disk::{Base, confirm, layer};
 use crate::vm::error::{ProvisionError, VmError};
@@ -75,7 +75,7 @@ impl Provisioning<'_> {
         if !self.boots.has_agent() {
             return Err(ProvisionError::NoAgent { vm: self.vm() }.into());
         }
-        self.clear_leftovers();
+        self.clear_unfinished();
         let steps = &self.plan.definition.provision;
         let (vm, cancel) = (self.vm(), self.project.cancel());
         // Before anything is read, so that a change meanwhile is one of the stamp.
@@ -86,9 +86,9 @@ impl Provisioning<'_> {
     }
 
     /// Removes what a castra that was killed in a step has left. The step may have changed since.
-    fn clear_leftovers(&self) {
+    fn clear_unfinished(&self) {
         let (context, steps) = (self.project.context, self.project.context.cache.steps());
-        if let Err(error) = remove_step_leftovers(&context.cache, &steps, &context.runtime_root) {
+        if let Err(error) = remove_unfinished_steps(&context.cache, &steps, &context.runtime_root) {
             tracing::debug!(%error, "unfinished layers stay");
         }
     }
