@@ -41,7 +41,7 @@ pub(crate) use open::{
 };
 pub use open::{create_private, open_regular, read_regular};
 pub(crate) use publish::{READ_ONLY, Shared, publish, publish_locked, share};
-pub(crate) use space::is_shared;
 pub use space::{OVERLAY_BYTES, Peak, require_space};
+pub(crate) use space::{allocated_bytes, is_shared};
 pub(crate) use sparse::{SparseWriter, copy, copy_sparse};
 pub use stamp::Stamp;

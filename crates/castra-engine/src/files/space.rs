@@ -3,6 +3,7 @@
 
 use crate::size::ByteSize;
 use std::fmt;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -15,6 +16,14 @@ const RESERVE_BYTES: u64 = 1024 * 1024;
 /// itself. (*Measured* with Alpine: 0.2 MiB when it is created, 4 MiB after the first boot and
 /// shutdown.)
 pub const OVERLAY_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
+const BLOCK_BYTES: u64 = 512;
+
+/// Returns the bytes that a file takes on its disk.
+pub(crate) fn allocated_bytes(metadata: &Metadata) -> u64 {
+    metadata.blocks() * BLOCK_BYTES
+}
 
 /// Peak disk usage of an operation in bytes, by purpose. Displays as a list of the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

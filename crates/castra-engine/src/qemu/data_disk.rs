@@ -68,32 +68,32 @@ pub struct DataDisk {
     pub path: PathBuf,
 }
 
+/// A data disk, as far as its file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataDiskFacts {
+    /// Virtual size, in bytes.
+    pub virtual_bytes: u64,
+    /// Set if nothing has ever been written to the disk.
+    pub is_unwritten: bool,
+}
+
 impl DataDisk {
-    /// Reads the header of the file, which the guest's QEMU may have written, and checks that the
-    /// file is complete. Returns the virtual size, in bytes.
+    /// Reads the tables of the file, which the guest's QEMU may have written, and checks that the
+    /// file is complete.
     ///
     /// # Errors
-    /// Those of [`Qcow2Header::has_no_clusters`], and [`DiskError::HasBackingFile`].
-    pub fn check(&self) -> Result<u64, QemuError> {
+    /// Those of [`Qcow2Header::read`] and [`Qcow2Header::has_no_clusters`], and
+    /// [`DiskError::HasBackingFile`].
+    pub fn check(&self) -> Result<DataDiskFacts, QemuError> {
         // As for each file of a backing chain: no link, no device.
         chain::identity(&self.path)?;
         let header = Qcow2Header::read(&self.path)?;
-        match header.backing_file {
-            Some(backing) => {
-                Err(DiskError::HasBackingFile { disk: self.path.clone(), backing }.into())
-            }
-            None => {
-                Qcow2Header::has_no_clusters(&self.path)?;
-                Ok(header.virtual_bytes)
-            }
+        if let Some(backing) = &header.backing_file {
+            let (disk, backing) = (self.path.clone(), backing.clone());
+            return Err(DiskError::HasBackingFile { disk, backing }.into());
         }
-    }
-
-    /// Returns `true` if nothing has ever been written to the disk, `false` also if it cannot be
-    /// read.
-    pub fn is_unwritten(&self) -> bool {
-        chain::identity(&self.path).is_ok()
-            && Qcow2Header::has_no_clusters(&self.path).unwrap_or(false)
+        let is_unwritten = header.has_no_clusters(&self.path)?;
+        Ok(DataDiskFacts { virtual_bytes: header.virtual_bytes, is_unwritten })
     }
 }
 

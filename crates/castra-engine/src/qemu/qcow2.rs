@@ -58,6 +58,17 @@ pub struct Qcow2Header {
     pub backing_file: Option<PathBuf>,
     /// Format of the backing file as it is written in the header.
     pub backing_format: Option<String>,
+    level_1: Level1Table,
+    /// Number of internal snapshots.
+    snapshots: u32,
+}
+
+/// Place of the table that leads to all clusters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Level1Table {
+    offset: u64,
+    /// Length, at most [`MAX_L1_BYTES`].
+    bytes: usize,
 }
 
 impl Qcow2Header {
@@ -95,19 +106,22 @@ impl Qcow2Header {
             virtual_bytes: u64_at(&fixed, 24),
             backing_file: has_backing.then(|| OsString::from_vec(name).into()),
             backing_format,
+            level_1: Level1Table {
+                offset: u64_at(&fixed, 40),
+                bytes: u32_at(&fixed, 36) as usize * 8,
+            },
+            snapshots: u32_at(&fixed, 60),
         })
     }
 
-    /// Returns `true` if no cluster of a qcow2 was ever allocated: its level-1 table is empty, and
+    /// Returns `true` if no cluster of the qcow2 was ever allocated: its level-1 table is empty, and
     /// it has no snapshots.
     ///
     /// # Errors
-    /// Those of [`Self::read`], and [`QemuError::NotQcow2`] for a file whose end is missing: what
-    /// was there would read as zeros.
-    pub fn has_no_clusters(path: &Path) -> Result<bool, QemuError> {
+    /// [`QemuError::NotQcow2`] for a file whose end is missing: what was there would read as zeros.
+    pub fn has_no_clusters(&self, path: &Path) -> Result<bool, QemuError> {
         /// Offset of a level-2 table in an entry of the level-1 table.
         const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-        Self::read(path)?;
         let unreadable = |source| QemuError::File { action: "read", path: path.to_owned(), source };
         let truncated = || {
             let reason = "its end is missing".to_owned();
@@ -115,14 +129,12 @@ impl Qcow2Header {
         };
         let file = open_regular(path).map_err(unreadable)?;
         let length = file.metadata().map_err(unreadable)?.len();
-        let fixed = fixed_part(&file).map_err(unreadable)?;
-        // Its size has been checked.
-        let mut table = vec![0; u32_at(&fixed, 36) as usize * 8];
-        file.read_exact_at(&mut table, u64_at(&fixed, 40)).map_err(|_| truncated())?;
+        let mut table = vec![0; self.level_1.bytes];
+        file.read_exact_at(&mut table, self.level_1.offset).map_err(|_| truncated())?;
         if table.chunks_exact(8).any(|entry| u64_at(entry, 0) & OFFSET >= length) {
             return Err(truncated());
         }
-        Ok(u32_at(&fixed, 60) == 0 && table.iter().all(|byte| *byte == 0))
+        Ok(self.snapshots == 0 && table.iter().all(|byte| *byte == 0))
     }
 
     /// Returns the path of the backing file, if there is one: a plain file's absolute path without

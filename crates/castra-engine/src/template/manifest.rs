@@ -3,13 +3,12 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
-use crate::files::Stamp;
+use crate::files::{self, Stamp};
 use crate::trusted;
 
 use super::damage::Damage;
@@ -64,7 +63,11 @@ impl TemplateFile {
     /// The file cannot be examined.
     pub(super) fn new(path: &Path, sha256: String) -> io::Result<Self> {
         let metadata = fs::symlink_metadata(path)?;
-        Ok(Self { sha256, stamp: Stamp::of(&metadata), allocated_bytes: metadata.blocks() * 512 })
+        Ok(Self {
+            sha256,
+            stamp: Stamp::of(&metadata),
+            allocated_bytes: files::allocated_bytes(&metadata),
+        })
     }
 
     /// Returns `true` if the file at `path` is the one that was made, judging by its stamp.

@@ -14,9 +14,6 @@ use crate::vm::error::{FileAction, VmError, VmIoError};
 use crate::vm::project::ProjectRef;
 use crate::vm::record::Record;
 
-/// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
-const BLOCK_BYTES: u64 = 512;
-
 /// Number of names of a file: at first, and gone by now.
 #[derive(Clone, Copy)]
 struct Names {
@@ -49,7 +46,7 @@ impl Usage {
         // As of the first look: a file that is removed between two looks has fewer names then.
         let names = self.taken.entry(id).or_insert(Names { all: metadata.nlink(), gone: 0 });
         names.gone += 1;
-        if names.gone == names.all { metadata.blocks() * BLOCK_BYTES } else { 0 }
+        if names.gone == names.all { files::allocated_bytes(&metadata) } else { 0 }
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use castra_wire::DiskOrder;
@@ -29,9 +28,6 @@ use crate::vm::record::{DiskStamp, Record, SavedDisk, SuspendRecord};
 use super::remove::{refuse_in_use, remove_disk, remove_unfinished_disk};
 use super::{new_beside, temporary_name};
 
-/// Bytes of a block as `stat` counts them.
-const BLOCK_BYTES: u64 = 512;
-
 /// A data disk that is there, whether its VM has it or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundDisk {
@@ -52,7 +48,10 @@ pub(in crate::vm) fn of_machine(disks: &[DataDisk], files: &VmLayout) -> Vec<qem
 
 /// Returns the agent's orders for data disks.
 pub(in crate::vm) fn orders(disks: &[DataDisk], files: &VmLayout) -> Vec<DiskOrder> {
-    let order = |disk: &DataDisk| disk.order(of_qemu(&disk.name, files).is_unwritten());
+    // What cannot be read counts as written.
+    let is_unwritten =
+        |disk: &DataDisk| of_qemu(&disk.name, files).check().is_ok_and(|facts| facts.is_unwritten);
+    let order = |disk: &DataDisk| disk.order(is_unwritten(disk));
     disks.iter().map(order).collect()
 }
 
@@ -75,7 +74,7 @@ pub(in crate::vm) fn found(files: &VmLayout) -> Vec<FoundDisk> {
         let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
         let path = entry.path();
         let size_bytes = Qcow2Header::read(&path).ok().map(|header| header.virtual_bytes);
-        Some(FoundDisk { name, path, size_bytes, used_bytes: metadata.blocks() * BLOCK_BYTES })
+        Some(FoundDisk { name, path, size_bytes, used_bytes: files::allocated_bytes(&metadata) })
     };
     let mut disks: Vec<FoundDisk> = entries.filter_map(disk).collect();
     disks.sort_by(|one, other| one.name.cmp(&other.name));
@@ -161,7 +160,7 @@ fn size_of(vm: &str, name: &DiskName, files: &VmLayout) -> Result<Option<u64>, V
         opened => drop(opened.map_err(refused(&path))?),
     }
     match of_qemu(name, files).check() {
-        Ok(bytes) => Ok(Some(bytes)),
+        Ok(facts) => Ok(Some(facts.virtual_bytes)),
         Err(source @ qemu::QemuError::NotQcow2 { .. }) => {
             let (vm, name) = (vm.to_owned(), name.to_string());
             Err(VmDiskError::DataDamaged { vm, name, disk: path, source: Box::new(source) }.into())

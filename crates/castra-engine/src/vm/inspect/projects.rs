@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use crate::context::RuntimeContext;
@@ -23,8 +23,6 @@ use crate::vm::project::ProjectRef;
 
 use super::status::{VmStatus, status};
 
-/// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
-const BLOCK_BYTES: u64 = 512;
 /// A project, and the VMs in it.
 #[derive(Debug)]
 pub struct ProjectStatus {
@@ -94,7 +92,7 @@ pub fn list_projects(context: &RuntimeContext) -> Vec<ProjectStatus> {
 
 fn listed(status: VmStatus) -> ListedVm {
     let metadata = fs::metadata(&status.overlay).ok();
-    ListedVm { disk_bytes: metadata.map(|metadata| metadata.blocks() * BLOCK_BYTES), status }
+    ListedVm { disk_bytes: metadata.map(|metadata| files::allocated_bytes(&metadata)), status }
 }
 
 #[cfg(test)]

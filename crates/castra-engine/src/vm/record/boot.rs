@@ -111,13 +111,8 @@ pub struct AutoForwards {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last: Vec<LiveForward>,
     /// Set if a command has asked for them, whatever castra.toml declares.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub requested: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-const fn is_false(flag: &bool) -> bool {
-    !*flag
 }
 
 impl AutoForwards {

@@ -5,11 +5,8 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::files::{FileError, entries};
+use crate::files::{self, FileError, entries};
 use crate::layout::{CacheLayout, ProjectLayout};
-
-/// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
-const BLOCK_BYTES: u64 = 512;
 
 /// Files of a cache by inode: an image's disk and its download may be one file under two names.
 pub(super) struct Usage {
@@ -61,7 +58,7 @@ impl Usage {
         // Files that appeared after the count are not in it.
         let names = self.names.entry(key(&metadata)).or_insert(Names { left: 1, elsewhere: 0 });
         names.left = names.left.saturating_sub(1);
-        if names.left + names.elsewhere == 0 { metadata.blocks() * BLOCK_BYTES } else { 0 }
+        if names.left + names.elsewhere == 0 { files::allocated_bytes(&metadata) } else { 0 }
     }
 }
 
