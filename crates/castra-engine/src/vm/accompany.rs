@@ -178,9 +178,16 @@ pub(super) fn observe(boot: &BootRecord) -> Observed {
         return Observed::default();
     }
     let mut companion = Companion::connect(&boot.socket_paths()).ok();
+    let mounted = match companion.as_mut().map(|companion| companion.list(LOOK_LIMIT)) {
+        Some(Ok(mounted)) => mounted,
+        // It was killed a moment ago, and its socket was not closed yet.
+        Some(Err(error)) if has_hung_up(&error) => {
+            companion = None;
+            Vec::new()
+        }
+        Some(Err(_)) | None => Vec::new(),
+    };
     let pid = companion.as_ref().and_then(Companion::pid).map(|pid| pid.as_raw_nonzero().get());
-    let mounted = companion.as_mut().and_then(|companion| companion.list(LOOK_LIMIT).ok());
-    let mounted = mounted.unwrap_or_default();
     let mount = |mount: &Mount| {
         let found = mounted.iter().find(|(other, _)| other == mount);
         (mount.clone(), found.map(|(_, state)| state.clone()))
