@@ -26,6 +26,7 @@ mod dns;
 mod early;
 mod emulation;
 mod events;
+mod file_events;
 mod grow;
 mod hosts;
 mod identity;

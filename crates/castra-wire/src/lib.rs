@@ -40,10 +40,13 @@ mod change;
 mod disk;
 mod envelope;
 mod exec;
+mod file_event;
 mod lines;
 mod listeners;
 mod message;
 mod mount;
+mod program_report;
+mod records;
 pub mod stream;
 
 pub use change::{Change, ChangeKind, Changes, MAX_CHANGES, NUDGER_UID};
@@ -53,6 +56,7 @@ pub use exec::{
     EXEC_SUBSYSTEM, ExecHeader, ExecHeaderError, MALFORMED_SIGNAL, MAX_EXEC_HEADER_BYTES,
     StartDirectory, TOO_LONG_SIGNAL, exec_header_bytes,
 };
+pub use file_event::{FileEvent, FileEventKind};
 pub use lines::Lines;
 pub use listeners::{ListenerReport, ListenerReportError, ListenerReports, MAX_REPORTED_PORTS};
 pub use message::{
@@ -62,6 +66,8 @@ pub use message::{
 pub use mount::{
     MAX_MOUNT_MESSAGE_BYTES, MAX_MOUNT_STATE_BYTES, MountDecoder, MountMessage, MountMessageError,
 };
+pub use program_report::ProgramReport;
+pub use records::{MAX_RECORD_BYTES, RecordError, Records};
 
 /// Name of the virtio-serial port, as QEMU's `virtserialport,name=` and
 /// `/sys/class/virtio-ports/*/name` give it.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use castra_flow::{Incoming, Message, Outgoing, Received};
 use castra_wire::stream::Program as Kind;
-use castra_wire::{StartDirectory, TOO_LONG_SIGNAL};
+use castra_wire::{ExecHeader, StartDirectory, TOO_LONG_SIGNAL};
 use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -20,7 +20,7 @@ use super::order::Order;
 use super::pipes::Pipes;
 use super::program::{self, Environment, Program};
 use super::pty::{Size, Terminal};
-use super::pump::{self, Output, Pumps};
+use super::pump::{self, Input, Output, Pumps};
 use super::spare::Spare;
 use super::spawn::{self, Child, Ended, Orders, Streams};
 use crate::mounts::Mounts;
@@ -32,13 +32,13 @@ const NOT_FOUND: u32 = 127;
 
 /// A running program.
 pub(crate) struct Running {
-    child: Child,
+    pub(super) child: Child,
     /// Readable once the child has ended.
-    ended: AsyncFd<OwnedFd>,
-    stdin: OwnedFd,
-    outputs: Vec<(Output, OwnedFd)>,
+    pub(super) ended: AsyncFd<OwnedFd>,
+    pub(super) stdin: OwnedFd,
+    pub(super) outputs: Vec<(Output, OwnedFd)>,
     /// The terminal's controlling side.
-    terminal: Option<OwnedFd>,
+    pub(super) terminal: Option<OwnedFd>,
 }
 
 /// Reason why no program runs.
@@ -132,11 +132,17 @@ impl Described {
             Ok(described) => described,
             Err(not_started) => return (Err(not_started), None),
         };
-        variables.extend(header.environment);
-        let program = match Program::of(self.kind, header.arguments) {
-            Ok(program) => program,
-            Err(not_started) => return (Err(not_started), stdin),
-        };
+        variables.extend(header.environment.iter().cloned());
+        (self.start_as(header, variables).await, stdin)
+    }
+
+    /// Starts the program of a header with these variables.
+    pub(super) async fn start_as(
+        self,
+        header: ExecHeader,
+        variables: Vec<(OsString, OsString)>,
+    ) -> Result<Running, NotStarted> {
+        let program = Program::of(self.kind, header.arguments)?;
         // The directory below a mount that is not there would be another one.
         let directory = match (header.directory, &self.mounts) {
             (Some(StartDirectory::Mounted(path)), Some(mounts)) if !mounts.have(&path).await => {
@@ -144,7 +150,7 @@ impl Described {
             }
             (directory, _) => directory,
         };
-        (start(self.user, program, variables, directory, self.terminal).await, stdin)
+        start(self.user, program, variables, directory, self.terminal).await
     }
 }
 
@@ -240,19 +246,28 @@ pub(crate) async fn run(
     outgoing: Outgoing,
 ) {
     let outgoing = Arc::new(outgoing);
-    // Sending fails when the connection is gone; then there is no client left to inform.
     match started {
         Ok(running) => supervise(running, stdin, &mut incoming, &outgoing).await,
-        Err(NotStarted::Status(status, reason)) => {
-            let _ = outgoing.send_stderr(Bytes::from(reason)).await;
-            let _ = outgoing.exit_status(status).await;
-        }
-        Err(NotStarted::Signal(name)) => {
-            let _ = outgoing.exit_signal(name, false).await;
-        }
+        Err(not_started) => not_started.report(&outgoing).await,
     }
+    // Sending fails when the connection is gone; then there is no client left to inform.
     let _ = outgoing.end_data().await;
     let _ = outgoing.close().await;
+}
+
+impl NotStarted {
+    /// Reports the reason as the end of a program. Fails silently if the connection is gone.
+    pub(super) async fn report(self, outgoing: &Outgoing) {
+        match self {
+            Self::Status(status, reason) => {
+                let _ = outgoing.send_stderr(Bytes::from(reason)).await;
+                let _ = outgoing.exit_status(status).await;
+            }
+            Self::Signal(name) => {
+                let _ = outgoing.exit_signal(name, false).await;
+            }
+        }
+    }
 }
 
 async fn supervise(
@@ -273,7 +288,7 @@ async fn supervise(
     let (sender, receiver) = mpsc::unbounded_channel();
     if let Some(early) = early {
         // The receiver is here, so it is taken.
-        let _ = sender.send(early);
+        let _ = sender.send(Input::Data(early));
     }
     let feeder = AbortOnDrop(tokio::spawn(pump::feed(stdin, receiver)));
     let mut closed = std::pin::pin!(obey(incoming, Some(sender), group, terminal, &end_seen));
@@ -314,7 +329,7 @@ async fn supervise(
 /// Serves the client's requests about a running program until the channel is closed.
 async fn obey(
     incoming: &mut Incoming,
-    mut stdin: Option<mpsc::UnboundedSender<Received>>,
+    mut stdin: Option<mpsc::UnboundedSender<Input>>,
     group: Pid,
     terminal: Option<OwnedFd>,
     has_ended: &watch::Receiver<bool>,
@@ -325,7 +340,7 @@ async fn obey(
                 if let Some(stdin) = &stdin {
                     // The program does not read any more: dropping the data counts it as
                     // consumed.
-                    let _ = stdin.send(data);
+                    let _ = stdin.send(Input::Data(data));
                 }
             }
             Message::EndOfData => stdin = None,
@@ -346,7 +361,7 @@ async fn obey(
     }
 }
 
-async fn end_of(child: &Child, ended: &AsyncFd<OwnedFd>) -> io::Result<Ended> {
+pub(super) async fn end_of(child: &Child, ended: &AsyncFd<OwnedFd>) -> io::Result<Ended> {
     loop {
         let mut ready = ended.readable().await?;
         if let Some(end) = child.end()? {
@@ -356,7 +371,7 @@ async fn end_of(child: &Child, ended: &AsyncFd<OwnedFd>) -> io::Result<Ended> {
     }
 }
 
-async fn report(ended: Ended, outgoing: &Outgoing) {
+pub(super) async fn report(ended: Ended, outgoing: &Outgoing) {
     // Fails when the connection is gone.
     let _ = match ended {
         Ended::Status(code) => outgoing.exit_status(code).await,
@@ -371,7 +386,7 @@ fn hang_up(group: Pid) {
     let _ = rustix::process::kill_process_group(group, Signal::HUP);
 }
 
-struct AbortOnDrop(JoinHandle<()>);
+pub(super) struct AbortOnDrop(pub(super) JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -408,7 +423,7 @@ const SIGNALS: &[(Signal, &str)] = &[
     (Signal::XFSZ, "XFSZ"),
 ];
 
-fn signal_of(name: &str) -> Option<Signal> {
+pub(super) fn signal_of(name: &str) -> Option<Signal> {
     SIGNALS.iter().find(|(_, known)| *known == name).map(|(signal, _)| *signal)
 }
 

@@ -3,6 +3,7 @@
 
 mod exec;
 mod header;
+mod kept;
 mod order;
 mod pipes;
 mod program;
@@ -12,6 +13,7 @@ mod spare;
 mod spawn;
 
 pub(crate) use exec::{Described, run, start};
+pub(crate) use kept::{KeptPrograms, New};
 pub(crate) use program::{Program, look_up_all};
 pub(crate) use pty::{Size, Terminal};
 pub(crate) use spare::{give_up as give_up_spare, prepare as prepare_spare};

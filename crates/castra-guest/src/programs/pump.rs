@@ -36,6 +36,29 @@ pub(crate) enum Output {
     Stderr,
 }
 
+/// Destination of a program's output.
+pub(super) trait Sink: Send + Sync + 'static {
+    /// Takes bytes of an output, once there is room for them. Returns `false` if it takes no more.
+    fn take(&self, kind: Output, bytes: Bytes) -> impl Future<Output = bool> + Send;
+}
+
+impl Sink for Outgoing {
+    async fn take(&self, kind: Output, bytes: Bytes) -> bool {
+        let sent = match kind {
+            Output::Stdout => self.send(bytes).await,
+            Output::Stderr => self.send_stderr(bytes).await,
+        };
+        sent.is_ok()
+    }
+}
+
+/// Data for a program's stdin.
+pub(super) enum Input {
+    Data(Received),
+    /// Request for an answer once everything before it was written.
+    Mark(oneshot::Sender<()>),
+}
+
 /// Outputs of a program, on their way to the client. Stop when dropped.
 pub(crate) struct Pumps {
     tasks: JoinSet<()>,
@@ -44,9 +67,9 @@ pub(crate) struct Pumps {
 
 impl Pumps {
     /// Starts pumping each output.
-    pub(crate) fn start(
+    pub(super) fn start(
         outputs: Vec<(Output, OwnedFd)>,
-        outgoing: &Arc<Outgoing>,
+        sink: &Arc<impl Sink>,
         has_ended: &watch::Receiver<bool>,
     ) -> io::Result<Self> {
         let mut pumps = Self { tasks: JoinSet::new(), drained: Vec::new() };
@@ -55,7 +78,7 @@ impl Pumps {
             let pump = Pump {
                 source: asynchronous(output, Interest::READABLE)?,
                 kind,
-                outgoing: Arc::clone(outgoing),
+                sink: Arc::clone(sink),
             };
             pumps.tasks.spawn(pump.run(has_ended.clone(), sender));
             pumps.drained.push(receiver);
@@ -77,13 +100,13 @@ impl Pumps {
     }
 }
 
-struct Pump {
+struct Pump<S> {
     source: AsyncFd<OwnedFd>,
     kind: Output,
-    outgoing: Arc<Outgoing>,
+    sink: Arc<S>,
 }
 
-impl Pump {
+impl<S: Sink> Pump<S> {
     async fn run(self, mut has_ended: watch::Receiver<bool>, drained: oneshot::Sender<()>) {
         let mut drained = Some(drained);
         let mut buffer = Vec::with_capacity(PACKET_BYTES as usize);
@@ -132,12 +155,7 @@ impl Pump {
     }
 
     async fn send(&self, bytes: &[u8]) -> bool {
-        let bytes = Bytes::copy_from_slice(bytes);
-        let sent = match self.kind {
-            Output::Stdout => self.outgoing.send(bytes).await,
-            Output::Stderr => self.outgoing.send_stderr(bytes).await,
-        };
-        sent.is_ok()
+        self.sink.take(self.kind, Bytes::copy_from_slice(bytes)).await
     }
 }
 
@@ -174,19 +192,27 @@ fn read(source: impl AsFd, buffer: &mut Vec<u8>) -> Result<usize, Errno> {
 
 /// Writes the client's data to the program's stdin, and ends stdin when the client has sent
 /// everything.
-pub(crate) async fn feed(stdin: OwnedFd, mut received: mpsc::UnboundedReceiver<Received>) {
-    let mut next = received.recv().await;
+pub(super) async fn feed(stdin: OwnedFd, mut inputs: mpsc::UnboundedReceiver<Input>) {
+    let mut next = inputs.recv().await;
     if next.is_none() && end_of_file(&stdin).is_none() {
         return;
     }
     let Ok(stdin) = asynchronous(stdin, Interest::WRITABLE) else { return };
     let mut last = b'\n';
-    while let Some(data) = next {
-        last = data.last().copied().unwrap_or(last);
-        if !write_all(&stdin, &data).await {
-            return;
+    while let Some(input) = next {
+        match input {
+            Input::Data(data) => {
+                last = data.last().copied().unwrap_or(last);
+                if !write_all(&stdin, &data).await {
+                    return;
+                }
+            }
+            Input::Mark(written) => {
+                // Fails if its sender has gone.
+                let _ = written.send(());
+            }
         }
-        next = received.recv().await;
+        next = inputs.recv().await;
     }
     if let Some(character) = end_of_file(&stdin) {
         // In the middle of a line, the first only passes on the line.

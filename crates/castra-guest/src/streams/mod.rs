@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::kernel_fs::KernelFs;
 use crate::mounts::Mounts;
+use crate::programs::KeptPrograms;
 use crate::port;
 
 /// Time for which a thread that has started a program waits for the next one: for ever.
@@ -25,6 +26,14 @@ const STARTER_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// A session that no host has chosen.
 const NO_SESSION: Session = Session::new(0);
+
+/// What outlives the streams of all ports.
+#[derive(Clone, Default)]
+struct Lasting {
+    /// The guest's mounts, which need its kernel.
+    mounts: Option<Mounts>,
+    programs: KeptPrograms,
+}
 
 /// Gate that opens once the VM has its identity: no program may run before.
 pub type Gate = watch::Receiver<bool>;
@@ -42,11 +51,14 @@ pub(crate) fn start(kernel_fs: Arc<KernelFs>, gate: Gate) -> io::Result<()> {
         runtime.block_on(async {
             // The thread that will start programs, so that the first command needs not make it.
             let _ = tokio::task::spawn_blocking(|| ()).await;
-            let mounts = Mounts::new(Arc::clone(&kernel_fs));
+            let lasting = Lasting {
+                mounts: Some(Mounts::new(Arc::clone(&kernel_fs))),
+                programs: KeptPrograms::default(),
+            };
             let ports: Vec<_> = (0..STREAM_PORTS)
                 .map(|number| {
-                    let (kernel_fs, mounts) = (Arc::clone(&kernel_fs), mounts.clone());
-                    tokio::spawn(serve_port(number, kernel_fs, gate.clone(), mounts))
+                    let (kernel_fs, lasting) = (Arc::clone(&kernel_fs), lasting.clone());
+                    tokio::spawn(serve_port(number, kernel_fs, gate.clone(), lasting))
                 })
                 .collect();
             for port in ports {
@@ -63,13 +75,13 @@ async fn serve_port(
     number: u32,
     kernel_fs: Arc<KernelFs>,
     gate: Gate,
-    mounts: Mounts,
+    lasting: Lasting,
 ) -> io::Result<()> {
     let opened = port::open(&kernel_fs, &format!("{STREAM_PORT_PREFIX}{number}")).await?;
     end_earlier_session(&opened);
     let (mut reader, mut writer) = port::halves(opened)?;
     loop {
-        serve_sessions(&mut reader, &mut writer, &gate, Some(&mounts)).await?;
+        serve_sessions(&mut reader, &mut writer, &gate, &lasting).await?;
     }
 }
 
@@ -90,14 +102,14 @@ pub async fn serve(
     writer: &mut (impl AsyncWrite + Unpin),
     gate: &Gate,
 ) -> io::Result<()> {
-    serve_sessions(reader, writer, gate, None).await
+    serve_sessions(reader, writer, gate, &Lasting::default()).await
 }
 
 async fn serve_sessions(
     reader: &mut (impl AsyncRead + Unpin),
     writer: &mut (impl AsyncWrite + Unpin),
     gate: &Gate,
-    mounts: Option<&Mounts>,
+    lasting: &Lasting,
 ) -> io::Result<()> {
     let mut decoder = Decoder::new(Expected::Any);
     let mut next = None;
@@ -111,7 +123,7 @@ async fn serve_sessions(
         };
         let link = Link::new(Side::Guest, &hello);
         let opening = |opening| {
-            tokio::spawn(target::serve(opening, gate.clone(), mounts.cloned()));
+            tokio::spawn(target::serve(opening, gate.clone(), lasting.clone()));
         };
         match link.drive(&mut decoder, &mut *reader, &mut *writer, opening).await {
             End::HungUp => return Ok(()),

@@ -9,33 +9,50 @@ use castra_wire::stream::{self, Refusal, Target};
 use russh::Pty;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Gate;
+use super::{Gate, Lasting};
 use crate::connect::{connect, connect_to_socket};
+use crate::file_events;
 use crate::listeners;
-use crate::mounts::Mounts;
-use crate::programs::{self, Described, Terminal};
+use crate::programs::{self, Described, New, Terminal};
 use crate::relay;
 use crate::sftp;
 use crate::users::User;
 
 /// Serves the stream that the host requests, once the gate is open.
-pub(super) async fn serve(requested: Opening, mut gate: Gate, mounts: Option<Mounts>) {
+pub(super) async fn serve(requested: Opening, mut gate: Gate, lasting: Lasting) {
     let Opening { target, incoming, outgoing } = requested;
+    let Lasting { mounts, programs: kept } = lasting;
     if gate.wait_for(|is_open| *is_open).await.is_err() {
         return;
     }
     match target {
         Target::Program { user, program, terminal } => {
-            let prepared = find(&user)
-                .and_then(|user| Ok((terminal.map(|one| open(&user, &one)).transpose()?, user)));
-            match prepared {
-                Ok((terminal, user)) => {
+            match prepare(&user, terminal.as_ref()) {
+                Ok((user, terminal)) => {
                     let described = Described { user, kind: program, terminal, mounts };
                     run(described, incoming, outgoing).await;
                 }
                 Err(reason) => refuse(&outgoing, reason),
             }
         }
+        Target::Kept { user, program, terminal, tag } => {
+            match prepare(&user, terminal.as_ref()) {
+                Ok((user, terminal)) => {
+                    let described = Described { user, kind: program, terminal, mounts };
+                    kept.start(New { described, tag }, incoming, outgoing).await;
+                }
+                Err(reason) => refuse(&outgoing, reason),
+            }
+        }
+        Target::Follow(program) => kept.follow(&program, incoming, outgoing).await,
+        Target::Control { program, ends_stdin } => {
+            kept.control(&program, ends_stdin, incoming, outgoing).await;
+        }
+        Target::KeptPrograms => kept.list(outgoing).await,
+        Target::Watch { user, path, is_recursive } => match find(&user) {
+            Ok(user) => file_events::report(user, path, is_recursive, incoming, outgoing).await,
+            Err(reason) => refuse(&outgoing, reason),
+        },
         Target::Files { user } => {
             let stream = find(&user).and_then(|user| sftp::start(user).map_err(unavailable));
             join(incoming, outgoing, stream, Some(0)).await;
@@ -69,6 +86,16 @@ pub(super) async fn serve(requested: Opening, mut gate: Gate, mounts: Option<Mou
 
 fn find(name: &str) -> Result<Arc<User>, Refusal> {
     User::find(name).map_err(unavailable)?.ok_or(Refusal::UnknownUser)
+}
+
+/// Returns the user and the terminal of a program.
+fn prepare(
+    user: &str,
+    terminal: Option<&stream::Terminal>,
+) -> Result<(Arc<User>, Option<Terminal>), Refusal> {
+    let user = find(user)?;
+    let terminal = terminal.map(|terminal| open(&user, terminal)).transpose()?;
+    Ok((user, terminal))
 }
 
 fn open(user: &User, terminal: &stream::Terminal) -> Result<Terminal, Refusal> {

@@ -41,7 +41,7 @@ mod target;
 
 pub use decoder::{Decoder, Event, Expected};
 pub use frame::{Frame, Hello, Tag, Window, padding};
-pub use target::{Host, Program, Target, TargetError, Terminal};
+pub use target::{Host, KeptProgram, Program, Target, TargetError, Terminal};
 
 /// Version of this protocol, in each hello.
 pub const STREAM_PROTOCOL_VERSION: u32 = 1;
@@ -74,6 +74,8 @@ pub enum Refusal {
     Malformed,
     /// The address or the socket does not answer, or the guest lacks resources.
     Unavailable,
+    /// No such kept program, file or directory.
+    NotFound,
 }
 
 impl Refusal {
@@ -82,6 +84,7 @@ impl Refusal {
             Self::UnknownUser => 1,
             Self::Malformed => 2,
             Self::Unavailable => 3,
+            Self::NotFound => 4,
         }
     }
 
@@ -89,6 +92,7 @@ impl Refusal {
         match code {
             1 => Self::UnknownUser,
             2 => Self::Malformed,
+            4 => Self::NotFound,
             _ => Self::Unavailable,
         }
     }

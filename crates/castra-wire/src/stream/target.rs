@@ -51,6 +51,51 @@ pub enum Target {
     /// Reports of the TCP ports on which something listens, one at once and one after each change:
     /// [`ListenerReport`](crate::ListenerReport)s.
     Listeners,
+    /// A program as [`Self::Program`] that the end of the stream does not end. The guest's first
+    /// data is its pid, a 32-bit number. An end of data ends its stdin, and a close leaves that
+    /// open.
+    Kept {
+        /// Name of the user who runs it.
+        user: String,
+        /// Kind of the program.
+        program: Program,
+        /// Its terminal, if it has one.
+        terminal: Option<Terminal>,
+        /// Name by which the host finds it again; may be empty.
+        tag: String,
+    },
+    /// The pid of a kept program as the first data, and from now on its output and its exit.
+    Follow(KeptProgram),
+    /// Orders for a kept program: data for its stdin, signals, and sizes of its terminal. After an
+    /// end of data, and once stdin has taken everything, the guest reports an exit with 0, or with
+    /// 1 if stdin takes no more.
+    Control {
+        /// The program.
+        program: KeptProgram,
+        /// The end of data ends its stdin.
+        ends_stdin: bool,
+    },
+    /// A list of the kept programs that run: [`ProgramReport`](crate::ProgramReport)s.
+    KeptPrograms,
+    /// Reports of what changes in a directory, until the host closes the stream:
+    /// [`FileEvent`](crate::FileEvent)s. The guest opens the stream once it watches.
+    Watch {
+        /// Name of the user with whose rights it watches.
+        user: String,
+        /// Path of the directory.
+        path: OsString,
+        /// The directories below it are watched, too.
+        is_recursive: bool,
+    },
+}
+
+/// A kept program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeptProgram {
+    /// The one with this pid.
+    Pid(u32),
+    /// The last one that was started with this tag.
+    Tag(String),
 }
 
 /// Program to start, whose arguments are in its header.
@@ -134,6 +179,32 @@ impl Target {
                 bytes.push(7);
                 Ok(())
             }
+            Self::Kept { user, program, terminal, tag } => {
+                bytes.push(8);
+                bytes.push(program.code());
+                put_text(&mut bytes, user)
+                    .and_then(|()| put_text(&mut bytes, tag))
+                    .and_then(|()| put_terminal(&mut bytes, terminal))
+            }
+            Self::Follow(program) => {
+                bytes.push(9);
+                put_kept(&mut bytes, program)
+            }
+            Self::Control { program, ends_stdin } => {
+                bytes.push(10);
+                bytes.push(u8::from(*ends_stdin));
+                put_kept(&mut bytes, program)
+            }
+            Self::KeptPrograms => {
+                bytes.push(11);
+                Ok(())
+            }
+            Self::Watch { user, path, is_recursive } => {
+                bytes.push(12);
+                bytes.push(u8::from(*is_recursive));
+                put_text(&mut bytes, user)
+                    .and_then(|()| put(&mut bytes, path).map_err(|_| TargetError::TooLong))
+            }
         };
         encoded?;
         if bytes.len() > MAX_PAYLOAD_BYTES {
@@ -170,6 +241,22 @@ impl Target {
             }
             6 => Self::Service(take_port(&mut rest)?),
             7 => Self::Listeners,
+            8 => {
+                let program = Program::of_code(take_byte(&mut rest)?)?;
+                let (user, tag) = (take_text(&mut rest)?, take_text(&mut rest)?);
+                Self::Kept { user, program, terminal: take_terminal(&mut rest)?, tag }
+            }
+            9 => Self::Follow(take_kept(&mut rest)?),
+            10 => {
+                let ends_stdin = take_flag(&mut rest)?;
+                Self::Control { program: take_kept(&mut rest)?, ends_stdin }
+            }
+            11 => Self::KeptPrograms,
+            12 => {
+                let is_recursive = take_flag(&mut rest)?;
+                let user = take_text(&mut rest)?;
+                Self::Watch { user, path: take_bytes(&mut rest)?, is_recursive }
+            }
             _ => return Err(TargetError::Malformed),
         };
         if rest.is_empty() { Ok(target) } else { Err(TargetError::Malformed) }
@@ -220,6 +307,32 @@ fn take_terminal(rest: &mut &[u8]) -> Result<Option<Terminal>, TargetError> {
     Ok(Some(Terminal { term: take_text(rest)?, window }))
 }
 
+fn put_kept(bytes: &mut Vec<u8>, program: &KeptProgram) -> Result<(), TargetError> {
+    match program {
+        KeptProgram::Pid(pid) => {
+            bytes.push(1);
+            bytes.extend(pid.to_be_bytes());
+            Ok(())
+        }
+        KeptProgram::Tag(tag) => {
+            bytes.push(2);
+            put_text(bytes, tag)
+        }
+    }
+}
+
+fn take_kept(rest: &mut &[u8]) -> Result<KeptProgram, TargetError> {
+    match take_byte(rest)? {
+        1 => {
+            let (pid, after) = rest.split_first_chunk().ok_or(TargetError::Malformed)?;
+            *rest = after;
+            Ok(KeptProgram::Pid(u32::from_be_bytes(*pid)))
+        }
+        2 => Ok(KeptProgram::Tag(take_text(rest)?)),
+        _ => Err(TargetError::Malformed),
+    }
+}
+
 fn put_text(bytes: &mut Vec<u8>, text: &str) -> Result<(), TargetError> {
     put(bytes, OsStr::from_bytes(text.as_bytes())).map_err(|_| TargetError::TooLong)
 }
@@ -228,6 +341,14 @@ fn take_byte(rest: &mut &[u8]) -> Result<u8, TargetError> {
     let (first, after) = rest.split_first().ok_or(TargetError::Malformed)?;
     *rest = after;
     Ok(*first)
+}
+
+fn take_flag(rest: &mut &[u8]) -> Result<bool, TargetError> {
+    match take_byte(rest)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(TargetError::Malformed),
+    }
 }
 
 fn take_port(rest: &mut &[u8]) -> Result<u16, TargetError> {

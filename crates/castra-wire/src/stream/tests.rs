@@ -130,7 +130,7 @@ fn targets_survive_the_wire() {
     let targets = [
         Target::Program { user: user(), program: Program::Arguments, terminal: None },
         Target::Program { user: user(), program: Program::Line, terminal: Some(terminal.clone()) },
-        Target::Program { user: user(), program: Program::Shell, terminal: Some(terminal) },
+        Target::Program { user: user(), program: Program::Shell, terminal: Some(terminal.clone()) },
         Target::Files { user: user() },
         Target::Tcp(Host { name: "::1".into(), port: 65_535 }),
         Target::Socket { user: user(), path: "/run/a socket".into() },
@@ -138,6 +138,16 @@ fn targets_survive_the_wire() {
         Target::Mount { path: "/a mount".into(), is_read_only: true, sends_changes: false },
         Target::Service(8080),
         Target::Listeners,
+        Target::Kept {
+            user: user(),
+            program: Program::Line,
+            terminal: Some(terminal),
+            tag: "a tag".into(),
+        },
+        Target::Follow(KeptProgram::Pid(u32::MAX)),
+        Target::Control { program: KeptProgram::Tag("a tag".into()), ends_stdin: true },
+        Target::KeptPrograms,
+        Target::Watch { user: user(), path: "/a directory".into(), is_recursive: true },
     ];
     for target in targets {
         let bytes = target.encode().expect("encodes");
