@@ -10,6 +10,7 @@ use std::time::Duration;
 use castra_engine::config::{parse_disk, parse_memory};
 use castra_engine::error::Kind;
 use castra_engine::qemu::DiskName;
+use castra_serve::Listen;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
@@ -92,6 +93,8 @@ pub(super) enum Command {
     Exec(ExecArgs),
     /// Run a command in a fresh, throwaway VM
     Run(RunArgs),
+    /// Serve sandboxes to programs, by the E2B API
+    Serve(ServeArgs),
     /// Mount directories of this machine in a running VM
     Mount(MountArgs),
     /// Unmount directories of this machine in a running VM
@@ -792,6 +795,40 @@ pub(super) struct UmountArgs {
     /// Places in the VM
     #[arg(required = true, value_name = "GUEST")]
     pub(super) guests: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "The E2B SDKs, unmodified, work with the variables that it prints. Sandboxes \
+        outlive the server, up to their own time: the next one finds them again.\n\nExamples:\n  \
+        castra serve --memory 1GiB --memory-budget 16GiB\n  \
+        castra serve --listen unix:/run/user/1000/sandboxes")]
+pub(super) struct ServeArgs {
+    /// Address to listen at, or unix:PATH; port 0 is any that is free
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:7300",
+        value_parser = super::serve::parse_listen,
+    )]
+    pub(super) listen: Listen,
+    /// Directory of the sandboxes and the token [default: castra/serve in the user's state]
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<PathBuf>,
+    /// Most sandboxes that run at once
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(super) max_vms: usize,
+    /// Most memory of all sandboxes that run [default: three quarters of this machine's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub(super) memory_budget: Option<u64>,
+    /// Virtual CPUs of each sandbox
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) cpus: u32,
+    /// Memory of each sandbox
+    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = parse_memory)]
+    pub(super) memory: u64,
+    /// Size up to which each sandbox's disk can grow
+    #[arg(long, value_name = "SIZE", default_value = "10GiB", value_parser = parse_disk)]
+    pub(super) disk: u64,
 }
 
 #[derive(Debug, ClapArgs)]

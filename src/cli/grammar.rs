@@ -9,12 +9,13 @@ use super::args::{Args, FOR_ALL};
 
 /// Headings and their commands, in this order. A command that is missing here is listed last rather
 /// than hidden.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 6] = [
     ("Start and stop", &["up", "down", "restart", "suspend", "clone", "resize"]),
     (
         "Work inside",
         &["shell", "exec", "run", "cp", "mount", "umount", "port", "open", "console", "ssh-config"],
     ),
+    ("Programs", &["serve"]),
     ("Inspect", &["status", "list", "logs", "ports", "timeline", "doctor"]),
     ("Images and space", &["image", "template", "clean", "adopt"]),
     ("Set up", &["init", "config", "completions", "man"]),

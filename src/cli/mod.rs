@@ -40,6 +40,7 @@ mod project;
 mod resize;
 mod restart;
 mod run;
+mod serve;
 mod ssh_config;
 mod ssh_proxy;
 mod status;
@@ -126,6 +127,7 @@ fn run(args: &Args, environment: Environment, printer: &Printer) -> Result<ExitC
         Command::Shell(shell) => exec::shell(shell, &context),
         Command::Exec(exec) => exec::run(exec, &context),
         Command::Run(run) => run::run(run, &context),
+        Command::Serve(serve) => serve::run(serve, &context),
         Command::Mount(mount) => mount::mount(mount, &context),
         Command::Umount(umount) => mount::umount(umount, &context),
         Command::Resize(resize) => resize::run(resize, &context),

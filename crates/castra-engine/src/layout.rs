@@ -726,6 +726,11 @@ impl UserStateLayout {
         self.root.join("key")
     }
 
+    /// Returns the directory of `castra serve` and its sandboxes.
+    pub fn serve(&self) -> PathBuf {
+        self.root.join("serve")
+    }
+
     /// Returns the path of the list of directories that the user lets VMs see.
     pub fn mounts(&self) -> PathBuf {
         self.root.join("mounts")

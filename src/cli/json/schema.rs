@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::{
     adopt, capture, clean, completions, config, cp, doctor, image, init, list, logs, man, mount,
-    open, port, ports, resize, ssh_config, status, template, timeline,
+    open, port, ports, resize, serve, ssh_config, status, template, timeline,
 };
 use super::reporter::{Ending, Line};
 use super::{Document, Outcomes};
@@ -52,6 +52,7 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("logs", document::<logs::LogLines>()),
         ("exec", document::<capture::Captured>()),
         ("run", document::<capture::Captured>()),
+        ("serve", document::<serve::Serving>()),
         ("cp", document::<cp::Copies>()),
         ("doctor", document::<doctor::Diagnosis>()),
         ("timeline", document::<timeline::Starts>()),

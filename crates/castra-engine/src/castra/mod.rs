@@ -5,6 +5,7 @@
 //! | `builder` | settings of a [`Castra`] |
 //! | `project`, `vm` | a project and its VMs |
 //! | `up`, `down` | starting and stopping a VM |
+//! | `fleet` | VMs that a program makes, in a directory of their own |
 //! | `sandbox`, `run` | a throw-away VM, and one command in it |
 //! | `command` | a command in any VM |
 //! | `guest` | the way into a guest, for commands and copies |
@@ -13,6 +14,7 @@ mod builder;
 mod command;
 mod down;
 mod error;
+mod fleet;
 mod guest;
 mod project;
 mod run;
@@ -32,6 +34,7 @@ pub use builder::Builder;
 pub use command::{Command, Kept, Output};
 pub use down::Down;
 pub use error::TimedOut;
+pub use fleet::Fleet;
 pub use project::Project;
 pub use run::Run;
 pub use sandbox::{Sandbox, SandboxBuilder};
@@ -80,6 +83,14 @@ impl Castra {
         let options = ConfigOptions { explicit, ..ConfigOptions::default() };
         let config = config::load(&options, &directory, &self.context)?;
         Project::open(config, &self.context)
+    }
+
+    /// Opens a directory of VMs that this program makes. Creates nothing yet.
+    ///
+    /// # Errors
+    /// Fails if the working directory cannot be found.
+    pub fn fleet(&self, directory: impl AsRef<Path>) -> Result<Fleet> {
+        Ok(Fleet::new(working_directory()?.join(directory), self.context.clone()))
     }
 
     /// Returns a command for a throw-away VM, which is started for it and ends with it.

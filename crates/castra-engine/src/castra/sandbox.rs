@@ -246,7 +246,9 @@ impl SandboxBuilder {
 
     fn launch(self) -> Result<(Throwaway, Place, RuntimeContext)> {
         let place = Place::of(&self.context)?;
-        let config = self.configuration(&place)?;
+        let bounds = |root: &Path| Arc::new(Bounds::of_cache(root, &place.layout));
+        let name = vm::throwaway_name()?;
+        let config = self.configuration(name, bounds, place.state_root.clone())?;
         let mut context = self.context;
         context.mirrors.extend(config.mirrors.iter().cloned());
         let plan = Plan::new(&config, &[], &config.catalog(), &BTreeMap::new())?;
@@ -255,15 +257,31 @@ impl SandboxBuilder {
         Ok((vm, place, context))
     }
 
+    /// Returns a project of one VM with a name, and the options of its starts.
+    pub(super) fn declaring(
+        self,
+        name: String,
+        bounds: Arc<Bounds>,
+        state_root: StateRoot,
+    ) -> Result<(ProjectConfig, UpOptions)> {
+        let config = self.configuration(name, |_| bounds, state_root)?;
+        Ok((config, UpOptions { lifetime: Lifetime::Own, ..self.options }))
+    }
+
     /// Returns a project of one VM. A project's own file only adds the images that can be named.
-    fn configuration(&self, place: &Place) -> Result<ProjectConfig> {
+    fn configuration(
+        &self,
+        name: String,
+        bounds: impl FnOnce(&Path) -> Arc<Bounds>,
+        state_root: StateRoot,
+    ) -> Result<ProjectConfig> {
         let options = ConfigOptions { skip_discovery: true, ..ConfigOptions::default() };
         let mut config = config::load(&options, &working_directory()?, &self.context)?;
         let mut vm = config.vms.remove(0);
         let mut root = config.root.clone();
         vm.mounts.clone_from(&self.mounts);
         vm.auto_forwards = self.auto_forwards;
-        vm.name = vm::throwaway_name()?;
+        vm.name = name;
         vm.cpus = self.cpus.unwrap_or(vm.cpus);
         vm.disk_bytes = self.disk_bytes.unwrap_or(vm.disk_bytes);
         if let Some(project) = &self.project {
@@ -292,9 +310,9 @@ impl SandboxBuilder {
             return Err(SandboxError::TooManySteps.into());
         }
         vm.memory_bytes = self.memory_bytes.unwrap_or(vm.memory_bytes);
-        config.bounds = Arc::new(Bounds::of_cache(&root, &place.layout));
+        config.bounds = bounds(&root);
         vm.overlay = config.bounds.default_disk(&vm.name);
-        config.state_root = place.state_root.clone();
+        config.state_root = state_root;
         config.vms.push(vm);
         Ok(config)
     }

@@ -23,8 +23,8 @@ pub struct Started {
 }
 
 impl<'a> Up<'a> {
-    pub(super) fn new(vm: &'a Vm) -> Self {
-        Self { vm, options: UpOptions::default() }
+    pub(super) fn new(vm: &'a Vm, options: UpOptions) -> Self {
+        Self { vm, options }
     }
 
     /// Boots even where a warm template could be used or made.

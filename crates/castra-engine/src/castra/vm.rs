@@ -4,12 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::command::Settings;
-use super::guest::{self, Recorded, Way};
+use super::guest::{self, Guest as _, ROOT, Recorded, Way};
 use super::{Command, Down, Project, Up};
 use crate::error::Result;
 use crate::guest::Mount;
+use crate::guest::session::{GuestSession, SessionError};
 use crate::guest::ssh::Copied;
-use crate::vm::{self, Resized, VmStatus};
+use crate::vm::{self, CleanOptions, DataDisks, Resized, UpOptions, VmStatus};
 
 /// A VM of a project, from [`Project::vm`]. Cheap to clone.
 ///
@@ -19,11 +20,17 @@ use crate::vm::{self, Resized, VmStatus};
 pub struct Vm {
     project: Project,
     name: String,
+    /// Options of its starts.
+    options: UpOptions,
 }
 
 impl Vm {
     pub(super) fn new(project: Project, name: String) -> Self {
-        Self { project, name }
+        Self::with_options(project, name, UpOptions::default())
+    }
+
+    pub(super) fn with_options(project: Project, name: String, options: UpOptions) -> Self {
+        Self { project, name, options }
     }
 
     /// Returns the name.
@@ -38,7 +45,7 @@ impl Vm {
 
     /// Returns a start of the VM, to be configured.
     pub fn up(&self) -> Up<'_> {
-        Up::new(self)
+        Up::new(self, self.options)
     }
 
     /// Returns a stop of the VM, to be configured.
@@ -78,6 +85,30 @@ impl Vm {
     pub fn resize(&self, disk_bytes: u64) -> Result<Resized> {
         let project = &self.project;
         Ok(vm::resize(&self.name, disk_bytes, project.config(), project.lend())?)
+    }
+
+    /// Removes the VM, which must be stopped, with its disks.
+    ///
+    /// # Errors
+    /// Fails for a VM that runs or is suspended, and if a file cannot be removed.
+    pub fn remove(&self) -> Result<()> {
+        let project = &self.project;
+        let options =
+            CleanOptions { disks: true, data_disks: DataDisks::All, ..CleanOptions::default() };
+        let names = [self.name.clone()];
+        vm::clean(&names, options, &project.config().bounds, project.lend())?;
+        Ok(())
+    }
+
+    /// Opens a session with the running VM, for a program that serves others. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// Fails for a VM that does not run, boots natively, or has no free stream port.
+    pub async fn session(&self) -> Result<GuestSession> {
+        let vm = self.clone();
+        let target = tokio::task::spawn_blocking(move || vm.guest().target(ROOT));
+        let target = target.await.map_err(|_| SessionError::Lost)??;
+        Ok(GuestSession::open(&target).await?)
     }
 
     /// Returns the VM's status, or `None` if it was never started. Never blocks.

@@ -13,6 +13,7 @@ mod network;
 mod ports;
 mod proxy;
 mod seed;
+pub mod session;
 pub mod ssh;
 mod stream_port;
 

@@ -120,6 +120,11 @@ impl Link {
         Ok(channel::halves(self, id, receiver))
     }
 
+    /// Returns `true` once the link has ended.
+    pub fn has_ended(&self) -> bool {
+        self.state().has_ended()
+    }
+
     /// Waits for a sign of life.
     ///
     /// # Errors

@@ -60,6 +60,10 @@ impl State {
         }
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
     /// Makes a stream with a number that is free.
     pub(super) fn open(&mut self) -> Result<(u16, Receiver), Gone> {
         if self.has_ended || self.streams.len() >= MAX_STREAMS {

@@ -32,7 +32,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(150);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A stream port on which the guest has answered.
-pub(super) struct Direct {
+pub(in crate::guest) struct Direct {
     link: Link,
     address: SocketAddr,
     user: String,
@@ -60,7 +60,7 @@ impl Direct {
     ///
     /// # Errors
     /// The port fails, or the guest's version of the protocol is another.
-    pub(super) async fn greet(port: TakenPort, target: &Target) -> io::Result<Self> {
+    pub(in crate::guest) async fn greet(port: TakenPort, target: &Target) -> io::Result<Self> {
         let stream = port.connection()?;
         stream.set_nonblocking(true)?;
         let mut line = Line { stream: UnixStream::from_std(stream)?, _port: port };
@@ -106,7 +106,19 @@ impl Direct {
         first: Bytes,
         what: &'static str,
     ) -> Result<(Incoming, Outgoing), SshError> {
-        let request = target.encode().map_err(|_| SshError::NotStarted { what })?;
+        self.request(target, first).await?.map_err(|refusal| match refusal {
+            Refusal::UnknownUser => SshError::UnknownUser { user: self.user.clone() },
+            _ => SshError::NotStarted { what },
+        })
+    }
+
+    /// Opens a stream as [`Self::open_stream`] does, or returns why the guest refuses it.
+    pub(in crate::guest) async fn request(
+        &self,
+        target: &stream::Target,
+        first: Bytes,
+    ) -> Result<Result<(Incoming, Outgoing), Refusal>, SshError> {
+        let Ok(request) = target.encode() else { return Ok(Err(Refusal::Malformed)) };
         let (incoming, outgoing) = self.link.open(request).map_err(|_| SshError::Lost)?;
         let (mut incoming, outgoing) = (Incoming::from(incoming), Outgoing::from(outgoing));
         let answered = timeout(LIMIT, async {
@@ -116,13 +128,15 @@ impl Direct {
         });
         let slow = |_| SshError::TooSlow { address: self.address, limit: LIMIT };
         match answered.await.map_err(slow)? {
-            Some(Message::Opened) => Ok((incoming, outgoing)),
-            Some(Message::Refused(Refusal::UnknownUser)) => {
-                Err(SshError::UnknownUser { user: self.user.clone() })
-            }
-            Some(Message::Refused(_)) => Err(SshError::NotStarted { what }),
+            Some(Message::Opened) => Ok(Ok((incoming, outgoing))),
+            Some(Message::Refused(refusal)) => Ok(Err(refusal)),
             _ => Err(SshError::Lost),
         }
+    }
+
+    /// Returns `true` once the session has ended.
+    pub(in crate::guest) fn has_ended(&self) -> bool {
+        self.link.has_ended()
     }
 
     /// Waits for the answer to a ping, or the end of the session.

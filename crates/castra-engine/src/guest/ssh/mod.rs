@@ -36,7 +36,7 @@ pub use clock::set_clock;
 pub use connection::Target;
 pub use conversation::{Command, Stream};
 pub use copy::{Copied, download, download_until, upload, upload_until};
-pub(super) use direct::exchange;
+pub(super) use direct::{Direct, exchange};
 pub use error::SshError;
 pub use exec::{Captured, ExecRequest, Interruption, StreamRequest, capture, exec, stream};
 pub use exit::GuestExit;

@@ -1,0 +1,80 @@
+//! One sandbox.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use castra_engine::Vm;
+use castra_engine::session::GuestSession;
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+
+use super::error::SandboxError;
+use super::record::SandboxRecord;
+use crate::envd::Watcher;
+
+/// A sandbox that runs or is paused.
+pub(crate) struct Sandbox {
+    pub(super) vm: Vm,
+    record: Mutex<SandboxRecord>,
+    /// Held by whatever starts, pauses or ends the VM, and for a moment by each request for it.
+    pub(super) lifecycle: AsyncMutex<()>,
+    session: AsyncMutex<Option<Arc<GuestSession>>>,
+    /// Set once it is known whether the guest has bash.
+    pub(crate) has_bash: OnceCell<bool>,
+    /// Watches that clients poll, by their names.
+    pub(crate) watchers: Mutex<HashMap<String, Arc<Watcher>>>,
+}
+
+impl Sandbox {
+    pub(super) fn new(vm: Vm, record: SandboxRecord) -> Self {
+        Self {
+            vm,
+            record: Mutex::new(record),
+            lifecycle: AsyncMutex::default(),
+            session: AsyncMutex::default(),
+            has_bash: OnceCell::new(),
+            watchers: Mutex::default(),
+        }
+    }
+
+    /// Returns the record as it is now.
+    pub(crate) fn record(&self) -> SandboxRecord {
+        self.lock().clone()
+    }
+
+    /// Changes the record in memory, and returns it.
+    pub(super) fn change(&self, change: impl FnOnce(&mut SandboxRecord)) -> SandboxRecord {
+        let mut record = self.lock();
+        change(&mut record);
+        record.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SandboxRecord> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns a session with the guest, which all requests share. Waits for whatever is being done
+    /// with the VM.
+    ///
+    /// # Errors
+    /// The sandbox is paused, or its guest cannot be reached.
+    pub(crate) async fn session(&self) -> Result<Arc<GuestSession>, SandboxError> {
+        let _lifecycle = self.lifecycle.lock().await;
+        let record = self.record();
+        if record.paused.is_some() {
+            return Err(SandboxError::Paused(record.id));
+        }
+        let mut session = self.session.lock().await;
+        if let Some(session) = session.as_ref().filter(|session| !session.has_ended()) {
+            return Ok(Arc::clone(session));
+        }
+        let opened = Arc::new(self.vm.session().await?);
+        *session = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// Ends the session, whose VM is about to stop.
+    pub(super) async fn end_session(&self) {
+        self.session.lock().await.take();
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}

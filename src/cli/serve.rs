@@ -1,0 +1,151 @@
+//! `castra serve`: sandboxes for programs, by the E2B API.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use castra_engine::Castra;
+use castra_engine::context::working_directory;
+use castra_engine::error::Result;
+use castra_serve::{Limits, Listen, Options, Server};
+use rustix::system::sysinfo;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::args::ServeArgs;
+use super::context::CommandContext;
+
+/// Interval of looks whether the server is asked to end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A server that serves.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Serving {
+    /// URL for clients, `E2B_API_URL` and `E2B_SANDBOX_URL`; null for a Unix socket.
+    url: Option<String>,
+    /// Path of the Unix socket; null for a TCP address.
+    socket: Option<PathBuf>,
+    /// Token of its clients, `E2B_API_KEY`.
+    api_key: String,
+    /// Directory of the sandboxes.
+    directory: PathBuf,
+}
+
+/// Parses an address, or the path of a Unix socket.
+///
+/// # Errors
+/// The word is neither.
+pub(super) fn parse_listen(word: &str) -> std::result::Result<Listen, String> {
+    match word.strip_prefix("unix:") {
+        Some("") => Err("unix: needs a path".to_owned()),
+        Some(path) => Ok(Listen::Unix(path.into())),
+        None => word.parse().map(Listen::Tcp).map_err(|_| {
+            "not an address and a port, such as 127.0.0.1:7300 or [::1]:0, nor unix:PATH".to_owned()
+        }),
+    }
+}
+
+/// Serves until the user interrupts it.
+pub(super) fn run(serve: &ServeArgs, context: &CommandContext) -> Result<ExitCode> {
+    let config = context.config()?;
+    let directory = match (&serve.state, &context.runtime.user_state) {
+        (Some(state), _) => working_directory()?.join(state),
+        (None, Some(own)) => own.serve(),
+        // Without a home there is no place for them.
+        (None, None) => context.runtime.environment.home()?.join(".castra-serve"),
+    };
+    let castra = Castra::of(context.runtime.clone());
+    let catalog = config.catalog();
+    let mut images: Vec<String> = catalog.images().iter().map(|image| image.id.clone()).collect();
+    images.extend(config.images.keys().cloned());
+    images.sort();
+    images.dedup();
+    let memory_budget = serve.memory_budget.unwrap_or_else(three_quarters_of_memory);
+    let options = Options {
+        listen: serve.listen.clone(),
+        directory: directory.clone(),
+        settings: castra.sandbox().images_of(config),
+        images,
+        cpus: serve.cpus,
+        memory_mib: serve.memory >> 20,
+        disk_mib: serve.disk >> 20,
+        limits: Limits { sandboxes: serve.max_vms, memory_mib: memory_budget >> 20 },
+    };
+    let server = Server::bind(&castra, options)?;
+    announce(&server, &serve.listen, directory, context)?;
+    let cancel = context.runtime.cancel.clone();
+    server.serve(async move {
+        while !cancel.is_cancelled() {
+            tokio::time::sleep(LOOK).await;
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what clients need.
+fn announce(
+    server: &Server,
+    listen: &Listen,
+    directory: PathBuf,
+    context: &CommandContext,
+) -> Result<()> {
+    let printer = context.printer;
+    let api_key = server.token().to_owned();
+    let url = server.address().map(url);
+    let socket = match listen {
+        Listen::Unix(path) => Some(path.clone()),
+        Listen::Tcp(_) => None,
+    };
+    let mut text = String::new();
+    match (&url, &socket) {
+        (Some(url), _) => {
+            printer.success(&format!("serving sandboxes at {url}; Ctrl-C ends the server"));
+            text = format!("export E2B_API_URL={url}\nexport E2B_SANDBOX_URL={url}\n");
+        }
+        (None, Some(path)) => {
+            let path = path.display();
+            printer.success(&format!("serving sandboxes at {path}; Ctrl-C ends the server"));
+        }
+        (None, None) => {}
+    }
+    text.push_str(&format!("export E2B_API_KEY={api_key}\n"));
+    if let Listen::Tcp(address) = listen
+        && !address.ip().is_loopback()
+    {
+        printer.warning(
+            "other machines can reach this server: all that goes to it and comes from it, its \
+            token included, is readable on the way",
+        );
+    }
+    printer.show(&Serving { url, socket, api_key, directory }, &text)?;
+    Ok(())
+}
+
+fn url(address: SocketAddr) -> String {
+    match address.ip().is_unspecified() {
+        true => format!("http://127.0.0.1:{}", address.port()),
+        false => format!("http://{address}"),
+    }
+}
+
+fn three_quarters_of_memory() -> u64 {
+    let system = sysinfo();
+    let unit = u64::from(system.mem_unit.max(1));
+    u64::try_from(system.totalram).unwrap_or(0).saturating_mul(unit) / 4 * 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_sockets_are_understood() {
+        assert!(matches!(parse_listen("127.0.0.1:0"), Ok(Listen::Tcp(_))));
+        assert!(matches!(parse_listen("[::1]:80"), Ok(Listen::Tcp(_))));
+        assert_eq!(parse_listen("unix:/a/b"), Ok(Listen::Unix("/a/b".into())));
+        for word in ["unix:", "7300", "localhost:80", ":80", ""] {
+            assert!(parse_listen(word).is_err(), "{word}");
+        }
+    }
+}
