@@ -1,12 +1,12 @@
 //! Programs that outlive the stream that started them. Hosts come and go, follow their output and
-//! send them input; output that nobody follows is dropped, so that no program waits for a host.
+//! send them input.
 //!
 //! ```text
-//! stream that starts ──┐                 ┌──► stream that started it
-//! streams that control ┴─► stdin  output ┴──► streams that follow
+//! stream that starts ──┐                        ┌──► stream that started it
+//! streams that control ┴─► stdin  output ─► feed ┴──► streams that follow
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,20 +17,32 @@ use castra_wire::ProgramReport;
 use rustix::process::Pid;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::exec::{AbortOnDrop, Described, Running, end_of, report, signal_of};
+use super::exec::{AbortOnDrop, Described, Running, end_of, signal_of};
+use super::feed::Feed;
 use super::header;
 use super::pty::Size;
-use super::pump::{self, Input, Output, Pumps, Sink};
-use super::spawn::Ended;
+use super::pump::{self, Input, Pumps};
 
 /// Exit status of a stream that has delivered its orders, and of one whose data the program does
 /// not read.
 const DELIVERED: u32 = 0;
 const UNREAD: u32 = 1;
 
-/// Kept programs that run. Clones are the same programs.
+/// Programs that have ended and are still known, so that a host that lost its stream a moment ago
+/// learns the end.
+const MAX_ENDED: usize = 32;
+
+/// Kept programs. Clones are the same programs.
 #[derive(Clone, Default)]
-pub(crate) struct KeptPrograms(Arc<Mutex<BTreeMap<u32, Arc<Kept>>>>);
+pub(crate) struct KeptPrograms(Arc<Mutex<All>>);
+
+#[derive(Default)]
+struct All {
+    /// Those that run, by their pids.
+    running: BTreeMap<u32, Arc<Kept>>,
+    /// The last ones that have ended.
+    ended: VecDeque<Arc<Kept>>,
+}
 
 /// Program to be started and kept.
 pub(crate) struct New {
@@ -47,7 +59,7 @@ struct Kept {
     stdin: Mutex<Option<mpsc::UnboundedSender<Input>>>,
     /// The terminal's controlling side.
     terminal: Option<OwnedFd>,
-    followers: Arc<Followers>,
+    feed: Arc<Feed>,
     has_ended: watch::Sender<bool>,
 }
 
@@ -57,7 +69,7 @@ impl KeptPrograms {
     pub(crate) async fn start(&self, new: New, incoming: link::Incoming, outgoing: link::Outgoing) {
         // Fails if the host is gone, as everything below then does.
         let _ = outgoing.opened();
-        let (mut incoming, outgoing) = (Incoming::from(incoming), Arc::new(outgoing.into()));
+        let (mut incoming, outgoing) = (Incoming::from(incoming), Outgoing::from(outgoing));
         match self.start_described(new, &mut incoming, &outgoing).await {
             Some(kept) => kept.serve(incoming, &outgoing).await,
             None => end(&outgoing).await,
@@ -68,7 +80,7 @@ impl KeptPrograms {
         &self,
         New { described, tag }: New,
         incoming: &mut Incoming,
-        outgoing: &Arc<Outgoing>,
+        outgoing: &Outgoing,
     ) -> Option<Arc<Kept>> {
         let user = described.user.name.clone();
         let started = match header::read(incoming).await {
@@ -87,7 +99,7 @@ impl KeptPrograms {
             Err(not_started) => Err(not_started),
         };
         match started {
-            Ok((running, report, early)) => self.keep(running, report, early, outgoing).await,
+            Ok((running, report, early)) => self.keep(running, report, early),
             Err(not_started) => {
                 not_started.report(outgoing).await;
                 None
@@ -96,22 +108,18 @@ impl KeptPrograms {
     }
 
     /// Keeps a program that runs.
-    async fn keep(
+    fn keep(
         &self,
         running: Running,
         mut report: ProgramReport,
         early: Option<Received>,
-        outgoing: &Arc<Outgoing>,
     ) -> Option<Arc<Kept>> {
         let Running { child, ended, stdin, outputs, terminal } = running;
         let group = child.pid();
         report.pid = group.as_raw_nonzero().get().cast_unsigned();
-        let followers = Arc::new(Followers::default());
+        let feed = Arc::new(Feed::default());
         let (has_ended, end_seen) = watch::channel(false);
-        // Before its output.
-        let _ = outgoing.send(pid_bytes(report.pid)).await;
-        followers.add(outgoing);
-        let Ok(mut pumps) = Pumps::start(outputs, &followers, &end_seen) else {
+        let Ok(mut pumps) = Pumps::start(outputs, &feed, &end_seen) else {
             child.kill();
             return None;
         };
@@ -128,7 +136,7 @@ impl KeptPrograms {
             group,
             stdin,
             terminal,
-            followers,
+            feed,
             has_ended,
         });
         tokio::spawn({
@@ -138,10 +146,10 @@ impl KeptPrograms {
                 // The process group's number may soon be another's.
                 kept.has_ended.send_replace(true);
                 drop(feeder);
-                all.lock().remove(&kept.report.pid);
                 let has_terminal = kept.terminal.is_some();
                 pumps.drained().await;
-                kept.followers.end(status.ok()).await;
+                kept.feed.end(status.ok());
+                all.retire(&kept);
                 drop((child, kept));
                 // A terminal ends with its session; pipes stay open as long as a background process
                 // holds them.
@@ -155,29 +163,40 @@ impl KeptPrograms {
 
     fn insert(&self, kept: impl FnOnce(u64) -> Kept) -> Arc<Kept> {
         let mut all = self.lock();
-        let number = all.values().map(|other| other.number + 1).max().unwrap_or(0);
+        let number = all.running.values().map(|other| other.number + 1).max().unwrap_or(0);
         let kept = Arc::new(kept(number));
-        all.insert(kept.report.pid, Arc::clone(&kept));
+        all.running.insert(kept.report.pid, Arc::clone(&kept));
         kept
+    }
+
+    fn retire(&self, kept: &Arc<Kept>) {
+        let mut all = self.lock();
+        // Its pid may be another's by now.
+        let pid = kept.report.pid;
+        if all.running.get(&pid).is_some_and(|running| Arc::ptr_eq(running, kept)) {
+            all.running.remove(&pid);
+        }
+        all.ended.push_back(Arc::clone(kept));
+        if all.ended.len() > MAX_ENDED {
+            all.ended.pop_front();
+        }
     }
 
     /// Has a stream follow a program. Returns when the stream ends.
     pub(crate) async fn follow(
         &self,
         program: &KeptProgram,
+        from: Option<u64>,
         incoming: link::Incoming,
         outgoing: link::Outgoing,
     ) {
-        let Some(kept) = self.find(program) else { return refuse(&outgoing) };
+        let found = self.find(program).or_else(|| from.and_then(|_| self.find_ended(program)));
+        let Some(kept) = found else { return refuse(&outgoing) };
         let _ = outgoing.opened();
-        let (incoming, outgoing) = (Incoming::from(incoming), Arc::new(outgoing.into()));
-        let _ = Outgoing::send(&outgoing, pid_bytes(kept.report.pid)).await;
-        if kept.followers.add(&outgoing) {
-            follow_until_closed(incoming).await;
-            kept.followers.remove(&outgoing);
-        } else {
-            // It has just ended, and how is gone.
-            end(&outgoing).await;
+        let (incoming, outgoing) = (Incoming::from(incoming), Outgoing::from(outgoing));
+        tokio::select! {
+            () = kept.feed.send(kept.report.pid, from, &outgoing) => end(&outgoing).await,
+            () = until_closed(incoming) => {}
         }
     }
 
@@ -215,7 +234,7 @@ impl KeptPrograms {
     pub(crate) async fn list(&self, outgoing: link::Outgoing) {
         let _ = outgoing.opened();
         let outgoing = Outgoing::from(outgoing);
-        let mut reports: Vec<_> = self.lock().values().cloned().collect();
+        let mut reports: Vec<_> = self.lock().running.values().cloned().collect();
         reports.sort_by_key(|kept| kept.number);
         for kept in reports {
             let mut bytes = Bytes::from(kept.report.encode());
@@ -230,16 +249,21 @@ impl KeptPrograms {
     fn find(&self, program: &KeptProgram) -> Option<Arc<Kept>> {
         let all = self.lock();
         let found = match program {
-            KeptProgram::Pid(pid) => all.get(pid),
+            KeptProgram::Pid(pid) => all.running.get(pid),
             KeptProgram::Tag(tag) => {
-                let tagged = all.values().filter(|kept| kept.report.tag == *tag);
+                let tagged = all.running.values().filter(|kept| kept.report.tag == *tag);
                 tagged.max_by_key(|kept| kept.number)
             }
         };
         found.cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Kept>>> {
+    fn find_ended(&self, program: &KeptProgram) -> Option<Arc<Kept>> {
+        let KeptProgram::Pid(pid) = program else { return None };
+        self.lock().ended.iter().rev().find(|kept| kept.report.pid == *pid).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -247,7 +271,15 @@ impl KeptPrograms {
 impl Kept {
     /// Serves the stream that has started the program: its data is for stdin, and its end leaves
     /// the program alone.
-    async fn serve(&self, mut incoming: Incoming, outgoing: &Arc<Outgoing>) {
+    async fn serve(&self, incoming: Incoming, outgoing: &Outgoing) {
+        // All output, from the first byte.
+        tokio::select! {
+            () = self.feed.send(self.report.pid, Some(0), outgoing) => end(outgoing).await,
+            () = self.heed(incoming) => {}
+        }
+    }
+
+    async fn heed(&self, mut incoming: Incoming) {
         while let Some(message) = incoming.next().await {
             match message {
                 Message::Data(data) => {
@@ -259,7 +291,6 @@ impl Kept {
                 other => self.obey(&other),
             }
         }
-        self.followers.remove(outgoing);
     }
 
     /// Passes input to the program. Returns `false` if it reads no more.
@@ -299,70 +330,13 @@ impl Kept {
     }
 }
 
-/// Streams that receive a program's output; `None` once the program has ended.
-struct Followers(Mutex<Option<Vec<Arc<Outgoing>>>>);
-
-impl Default for Followers {
-    fn default() -> Self {
-        Self(Mutex::new(Some(Vec::new())))
-    }
-}
-
-impl Followers {
-    /// Adds a stream. Returns `false` if the program has ended.
-    fn add(&self, outgoing: &Arc<Outgoing>) -> bool {
-        let mut streams = self.lock();
-        let Some(streams) = &mut *streams else { return false };
-        streams.push(Arc::clone(outgoing));
-        true
-    }
-
-    fn remove(&self, outgoing: &Arc<Outgoing>) {
-        if let Some(streams) = &mut *self.lock() {
-            streams.retain(|other| !Arc::ptr_eq(other, outgoing));
-        }
-    }
-
-    /// Reports the end of the program to all streams, and closes them.
-    async fn end(&self, status: Option<Ended>) {
-        let streams = self.lock().take();
-        for outgoing in streams.into_iter().flatten() {
-            if let Some(status) = status {
-                report(status, &outgoing).await;
-            }
-            end(&outgoing).await;
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Vec<Arc<Outgoing>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Sink for Followers {
-    async fn take(&self, kind: Output, bytes: Bytes) -> bool {
-        let streams = self.lock().clone();
-        for outgoing in streams.into_iter().flatten() {
-            if !outgoing.take(kind, bytes.clone()).await {
-                self.remove(&outgoing);
-            }
-        }
-        // Without a stream, output is dropped.
-        true
-    }
-}
-
 /// Waits for the host to close a stream on which it has nothing to say.
-async fn follow_until_closed(mut incoming: Incoming) {
+async fn until_closed(mut incoming: Incoming) {
     while let Some(message) = incoming.next().await {
         if matches!(message, Message::Closed) {
             return;
         }
     }
-}
-
-fn pid_bytes(pid: u32) -> Bytes {
-    Bytes::copy_from_slice(&pid.to_be_bytes())
 }
 
 fn refuse(outgoing: &link::Outgoing) {

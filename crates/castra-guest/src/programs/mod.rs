@@ -2,6 +2,7 @@
 //! channel of SSH or of a stream port.
 
 mod exec;
+mod feed;
 mod header;
 mod kept;
 mod order;

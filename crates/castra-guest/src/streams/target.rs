@@ -44,7 +44,7 @@ pub(super) async fn serve(requested: Opening, mut gate: Gate, lasting: Lasting) 
                 Err(reason) => refuse(&outgoing, reason),
             }
         }
-        Target::Follow(program) => kept.follow(&program, incoming, outgoing).await,
+        Target::Follow { program, from } => kept.follow(&program, from, incoming, outgoing).await,
         Target::Control { program, ends_stdin } => {
             kept.control(&program, ends_stdin, incoming, outgoing).await;
         }

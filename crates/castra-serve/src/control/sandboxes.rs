@@ -139,7 +139,7 @@ pub(super) async fn list(
         wanted.iter().all(|(name, value)| record.metadata.get(name) == Some(value))
             && states.as_ref().is_none_or(|states| states.contains(&state(record.paused)))
             && query.template.as_ref().is_none_or(|template| record.template == *template)
-            && after.is_none_or(|after| record.started_unix_ms > after.as_millisecond())
+            && after.is_none_or(|after| record.started_unix_ms >= after.as_millisecond())
     };
     let key: fn(i64, &str) -> String = match query.order.as_deref() {
         None | Some("desc") => newest_first,
@@ -154,9 +154,12 @@ pub(super) async fn list(
     page(items, query.limit, query.next_token.as_deref())
 }
 
-/// Parses `name=value&…`, encoded as in a URL.
+/// Parses `name=value&…`, encoded as a form, in which the SDKs have encoded each name and value
+/// before.
 fn metadata(text: &str) -> BTreeMap<String, String> {
-    let decoded = |text: &str| envd::percent_decoded(&text.replace('+', " "));
+    let decoded = |text: &str| {
+        envd::percent_decoded(&envd::percent_decoded(&text.replace('+', " ")))
+    };
     let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
     pairs.map(|(name, value)| (decoded(name), decoded(value))).collect()
 }
@@ -320,9 +323,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metadata_is_decoded_once() {
-        let parsed = metadata("user=a%20b&other=%3D%2B+x&broken");
-        let expected = [("other", "=+ x"), ("user", "a b")];
+    fn metadata_is_decoded_as_the_sdks_encode_it() {
+        let parsed = metadata("a%2520b=c%2526d&other=x&broken");
+        let expected = [("a b", "c&d"), ("other", "x")];
         assert_eq!(parsed.iter().map(|(k, v)| (&**k, &**v)).collect::<Vec<_>>(), expected);
     }
 }

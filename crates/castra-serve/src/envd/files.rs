@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::multipart::Multipart;
-use axum::extract::{FromRequest as _, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
@@ -245,9 +245,11 @@ async fn receive_body(
 async fn receive_parts(
     files: &Files,
     path: Option<&str>,
-    request: Request,
+    mut request: Request,
 ) -> Result<Vec<String>, FileError> {
     let bad = |error: &dyn std::fmt::Display| ConnectError::invalid(format!("bad body: {error}"));
+    // Only the sandbox's disk limits a file.
+    DefaultBodyLimit::disable().apply(&mut request);
     let mut parts = Multipart::from_request(request, &()).await.map_err(|error| bad(&error))?;
     let mut paths = Vec::new();
     while let Some(mut part) = parts.next_field().await.map_err(|error| bad(&error))? {

@@ -192,9 +192,9 @@ impl Events {
 
     /// Follows the program again after its VM was suspended for a moment, as for a fork.
     async fn follow_again(&mut self) -> Result<(), ConnectError> {
-        let pid = self.running.pid();
+        let (pid, received) = (self.running.pid(), self.running.received());
         let session = self.sandbox.session().await?;
-        self.running = session.follow(KeptProgram::Pid(pid)).await.map_err(|error| match error {
+        self.running = session.follow_from(pid, received).await.map_err(|error| match error {
             SessionError::NotFound => {
                 let message = format!("process {pid} ended while the VM was suspended");
                 ConnectError::new(Code::Unavailable, message)

@@ -198,7 +198,14 @@ impl Sandboxes {
                 None => vm.up().start(),
             };
             match started {
-                Ok(_) => Ok(this.insert(Sandbox::new(vm, record), Some(admission))),
+                Ok(_) => {
+                    // Its time begins now: the first one of a template takes a minute to start.
+                    let (mut record, now) = (record, now_ms());
+                    record.ends_unix_ms += now - record.started_unix_ms;
+                    record.started_unix_ms = now;
+                    this.records.save(&record)?;
+                    Ok(this.insert(Sandbox::new(vm, record), Some(admission)))
+                }
                 Err(error) => {
                     remove_vm(&vm);
                     this.records.remove(&record.id);

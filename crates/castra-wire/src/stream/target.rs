@@ -52,8 +52,8 @@ pub enum Target {
     /// [`ListenerReport`](crate::ListenerReport)s.
     Listeners,
     /// A program as [`Self::Program`] that the end of the stream does not end. The guest's first
-    /// data is its pid, a 32-bit number. An end of data ends its stdin, and a close leaves that
-    /// open.
+    /// data are its pid, a 32-bit number, and the bytes of its output before the stream's, a 64-bit
+    /// one. An end of data ends its stdin, and a close leaves that open.
     Kept {
         /// Name of the user who runs it.
         user: String,
@@ -64,8 +64,14 @@ pub enum Target {
         /// Name by which the host finds it again; may be empty.
         tag: String,
     },
-    /// The pid of a kept program as the first data, and from now on its output and its exit.
-    Follow(KeptProgram),
+    /// Output and exit of a kept program, after the same first data.
+    Follow {
+        /// The program. One that has just ended is found by its pid, if `from` is given.
+        program: KeptProgram,
+        /// Bytes of its output that the host has already; without them, only output from now on
+        /// follows. The guest keeps some of the last ones.
+        from: Option<u64>,
+    },
     /// Orders for a kept program: data for its stdin, signals, and sizes of its terminal. After an
     /// end of data, and once stdin has taken everything, the guest reports an exit with 0, or with
     /// 1 if stdin takes no more.
@@ -186,8 +192,10 @@ impl Target {
                     .and_then(|()| put_text(&mut bytes, tag))
                     .and_then(|()| put_terminal(&mut bytes, terminal))
             }
-            Self::Follow(program) => {
+            Self::Follow { program, from } => {
                 bytes.push(9);
+                bytes.push(u8::from(from.is_some()));
+                bytes.extend(from.unwrap_or(0).to_be_bytes());
                 put_kept(&mut bytes, program)
             }
             Self::Control { program, ends_stdin } => {
@@ -246,7 +254,13 @@ impl Target {
                 let (user, tag) = (take_text(&mut rest)?, take_text(&mut rest)?);
                 Self::Kept { user, program, terminal: take_terminal(&mut rest)?, tag }
             }
-            9 => Self::Follow(take_kept(&mut rest)?),
+            9 => {
+                let has_some = take_flag(&mut rest)?;
+                let (from, after) = rest.split_first_chunk().ok_or(TargetError::Malformed)?;
+                rest = after;
+                let from = has_some.then_some(u64::from_be_bytes(*from));
+                Self::Follow { program: take_kept(&mut rest)?, from }
+            }
             10 => {
                 let ends_stdin = take_flag(&mut rest)?;
                 Self::Control { program: take_kept(&mut rest)?, ends_stdin }

@@ -75,7 +75,25 @@ impl GuestSession {
     /// # Errors
     /// [`SessionError::NotFound`] if no such program runs.
     pub async fn follow(&self, program: KeptProgram) -> Result<RunningProgram, SessionError> {
-        let (incoming, outgoing) = self.request(&Wanted::Follow(program), Bytes::new()).await?;
+        self.follow_at(program, None).await
+    }
+
+    /// Returns a kept program, with its output from where another session was lost
+    /// ([`RunningProgram::received`]), or its end, as far as the guest still knows both.
+    ///
+    /// # Errors
+    /// [`SessionError::NotFound`] if there was no such program of late.
+    pub async fn follow_from(&self, pid: u32, from: u64) -> Result<RunningProgram, SessionError> {
+        self.follow_at(KeptProgram::Pid(pid), Some(from)).await
+    }
+
+    async fn follow_at(
+        &self,
+        program: KeptProgram,
+        from: Option<u64>,
+    ) -> Result<RunningProgram, SessionError> {
+        let wanted = Wanted::Follow { program, from };
+        let (incoming, outgoing) = self.request(&wanted, Bytes::new()).await?;
         RunningProgram::started(incoming, outgoing).await
     }
 

@@ -68,6 +68,8 @@ pub enum ProgramEvent {
 /// A kept program that runs. Dropping it leaves the program alone.
 pub struct RunningProgram {
     pid: u32,
+    /// Bytes of its output that were received, and of what was before that.
+    received: u64,
     incoming: Incoming,
     _outgoing: Outgoing,
 }
@@ -82,9 +84,11 @@ impl RunningProgram {
         loop {
             match incoming.next().await.ok_or(SessionError::Lost)? {
                 Message::Data(data) => {
-                    let pid = data.first_chunk().ok_or(SessionError::Lost)?;
-                    let pid = u32::from_be_bytes(*pid);
-                    return Ok(Self { pid, incoming, _outgoing: outgoing });
+                    let (pid, place) = data.split_first_chunk().ok_or(SessionError::Lost)?;
+                    let received = place.first_chunk().ok_or(SessionError::Lost)?;
+                    let (pid, received) =
+                        (u32::from_be_bytes(*pid), u64::from_be_bytes(*received));
+                    return Ok(Self { pid, received, incoming, _outgoing: outgoing });
                 }
                 Message::Stderr(data) => {
                     let room = MAX_REASON_BYTES.saturating_sub(reason.len());
@@ -114,6 +118,11 @@ impl RunningProgram {
         self.pid
     }
 
+    /// Returns the place in the program's output up to which this has received it, in bytes.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
     /// Waits for the next event. Cancel-safe. The program waits once some output was not received.
     ///
     /// # Errors
@@ -121,8 +130,14 @@ impl RunningProgram {
     pub async fn next(&mut self) -> Result<ProgramEvent, SessionError> {
         loop {
             return Ok(match self.incoming.next().await.ok_or(SessionError::Lost)? {
-                Message::Data(data) => ProgramEvent::Stdout(Bytes::copy_from_slice(&data)),
-                Message::Stderr(data) => ProgramEvent::Stderr(Bytes::copy_from_slice(&data)),
+                Message::Data(data) => {
+                    self.received += data.len() as u64;
+                    ProgramEvent::Stdout(Bytes::copy_from_slice(&data))
+                }
+                Message::Stderr(data) => {
+                    self.received += data.len() as u64;
+                    ProgramEvent::Stderr(Bytes::copy_from_slice(&data))
+                }
                 Message::ExitStatus(code) => ProgramEvent::Ended(GuestExit::Code(code)),
                 Message::ExitSignal(name) => ProgramEvent::Ended(GuestExit::Signal(name)),
                 Message::Closed => return Err(SessionError::Lost),
