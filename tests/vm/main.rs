@@ -35,6 +35,7 @@ mod real_disks;
 mod resize;
 mod run;
 mod security;
+mod serve;
 mod sshd;
 mod streams;
 mod supervision;

@@ -19,9 +19,9 @@ const QEMU: [Package; 2] = [
 /// Packages for the image that comes as a Python package.
 const PIP: [Package; 1] = [Package { name: "python3-pip", program: "pip3" }];
 
-/// Packages with which the tests make and inspect disks, log in, serve TLS, complete in shells and
-/// format the manual.
-const TEST_TOOLS: [Package; 15] = [
+/// Packages with which the tests make and inspect disks, log in, serve TLS, complete in shells,
+/// format the manual and run the SDKs of sandboxes.
+const TEST_TOOLS: [Package; 17] = [
     Package { name: "e2fsprogs", program: "mke2fs" },
     Package { name: "mtools", program: "mcopy" },
     Package { name: "syslinux", program: "syslinux" },
@@ -37,6 +37,8 @@ const TEST_TOOLS: [Package; 15] = [
     Package { name: "groff", program: "groff" },
     Package { name: "mandoc", program: "mandoc" },
     Package { name: "mmdebstrap", program: "mmdebstrap" },
+    Package { name: "nodejs", program: "node" },
+    Package { name: "npm", program: "npm" },
 ];
 
 /// Output of `mdbook --version` in the version that is used.

@@ -1,0 +1,152 @@
+//! `castra serve`: sandboxes by the E2B API.
+
+mod sdk;
+mod server;
+
+use std::fs;
+use std::io::Read as _;
+use std::time::Duration;
+
+use castra_test_support::{Project, eventually};
+use serde_json::{Value, json};
+
+use server::{Answer, Sandbox, Server, events, stdout_of};
+
+/// Returns what is left of sandboxes.
+fn left(project: &Project) -> Vec<String> {
+    let served = project.path().join("served");
+    let names = |directory: &str| {
+        let entries = fs::read_dir(served.join(directory)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+    };
+    [names("sandboxes"), names("snapshots"), names(".castra/vms")].concat()
+}
+
+fn base() -> Value {
+    json!({ "templateID": "base", "timeout": 300 })
+}
+
+#[test]
+fn sandboxes_outlive_a_server_that_is_killed() {
+    let project = Project::new();
+    let server = Server::start(&project, &[]);
+    let kept = server.create(&json!({ "templateID": "base", "metadata": { "name": "kept" } }));
+    let short = server.create(&json!({ "templateID": "base", "timeout": 300 }));
+    server.control(&format!("POST /sandboxes/{}/pause", short.id), &json!({})).is(204);
+    let brief = server.create(&json!({ "templateID": "base", "timeout": 1 }));
+    let stream = server.start_command(&kept, "echo begun; exec sleep 1000");
+    assert_eq!(server.command(&kept, "echo $((6 * 7))"), "42\n");
+    server.kill();
+    drop(stream);
+
+    let server = Server::start(&project, &[]);
+    let known = server.control("GET /v2/sandboxes", &Value::Null).is(200).json();
+    let known: Vec<_> = known.as_array().expect("a list").iter().collect();
+    let state = |id: &str| known.iter().find(|it| it["sandboxID"] == id).map(|it| &it["state"]);
+    assert_eq!(state(&kept.id), Some(&json!("running")));
+    assert_eq!(state(&short.id), Some(&json!("paused")));
+    assert_ne!(state(&brief.id), Some(&json!("paused")), "its time was over");
+    // What ran there still runs, and is found again.
+    let processes = server.call(&kept, "process.Process/List", &json!({})).is(200).json();
+    assert_eq!(processes["processes"].as_array().map(Vec::len), Some(1), "{processes}");
+    let connected = server.control(&format!("POST /v2/sandboxes/{}/connect", short.id), &json!({}));
+    assert_eq!(Sandbox::of(&connected.is(201).json()).token, short.token);
+    assert_eq!(server.command(&short, "echo here"), "here\n");
+    eventually("the end of its time", Duration::from_secs(20), || {
+        server.control(&format!("GET /sandboxes/{}", brief.id), &Value::Null).status == 404
+    });
+    server.end();
+    assert_eq!(left(&project), Vec::<String>::new());
+    assert_eq!(project.processes(), Vec::<String>::new());
+}
+
+#[test]
+fn a_fork_takes_everything_along_and_no_output_is_lost() {
+    let project = Project::new();
+    let server = Server::start(&project, &[]);
+    let sandbox = server.create(&base());
+    let count = "i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo $i; sleep 0.02; done";
+    let mut counting = server.start_command(&sandbox, count);
+    let mut first = [0; 400];
+    counting.read_exact(&mut first).expect("it counts");
+    let forked = server.control(&format!("POST /sandboxes/{}/fork", sandbox.id), &json!({ "count": 2 }));
+    let forks: Vec<_> = forked.is(201).json().as_array().expect("a list").clone();
+    let forks: Vec<_> = forks.iter().map(|fork| Sandbox::of(&fork["sandbox"])).collect();
+    let snapshot = format!("POST /sandboxes/{}/snapshots", sandbox.id);
+    let snapshot = server.control(&snapshot, &json!({ "name": "counting" })).is(201).json();
+
+    // The first one goes on, and its follower has each line once.
+    let mut all = first.to_vec();
+    counting.read_to_end(&mut all).expect("the rest");
+    let body = all.windows(4).position(|it| it == b"\r\n\r\n").expect("a head") + 4;
+    let counted: Vec<u8> = events(&all[body..]).iter().flat_map(stdout_of).collect();
+    let expected: String = (1..=200).map(|number| format!("{number}\n")).collect();
+    assert_eq!(String::from_utf8(counted).expect("is text"), expected);
+
+    // The others have the process, and names and tokens of their own.
+    let restored = server.create(&json!({ "templateID": "counting", "timeout": 300 }));
+    let mut names = vec![server.command(&sandbox, "hostname")];
+    for other in forks.iter().chain([&restored]) {
+        let list = server.call(other, "process.Process/List", &json!({})).is(200).json();
+        assert_eq!(list["processes"].as_array().map(Vec::len), Some(1), "{list}");
+        assert_eq!(server.call(&Sandbox { id: other.id.clone(), token: sandbox.token.clone() },
+            "process.Process/List", &json!({})).status, 401);
+        names.push(server.command(other, "hostname"));
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 4, "{names:?}");
+    let id = snapshot["snapshotID"].as_str().expect("a name");
+    server.control(&format!("DELETE /templates/{id}"), &Value::Null).is(204);
+    server.end();
+    assert_eq!(left(&project), Vec::<String>::new());
+}
+
+#[test]
+fn no_other_is_let_in_and_none_into_another_sandbox() {
+    let project = Project::new();
+    let server = Server::start(&project, &["--max-vms", "2", "--memory-budget", "2GiB"]);
+    let wish = base().to_string();
+    let create = |headers: &[(&str, &str)]| {
+        server.request("POST /v2/sandboxes", headers, wish.as_bytes()).status
+    };
+    let key = ("X-API-Key", &*server.token);
+    assert_eq!(create(&[]), 401);
+    assert_eq!(create(&[("X-API-Key", "e2b_0000000000000000000000000000000000000000")]), 401);
+    // A page in a browser, under a name that leads to this machine, and by its origin.
+    assert_eq!(create(&[key, ("Host", "evil.example:80")]), 403);
+    assert_eq!(create(&[key, ("Origin", "http://evil.example")]), 403);
+    let (one, other) = (server.create(&base()), server.create(&base()));
+    let full = server.control("POST /v2/sandboxes", &base()).is(429);
+    assert!(full.headers.contains("\r\nretry-after: "), "{}", full.headers);
+
+    // Each has a token of its own.
+    let stat = json!({ "path": "/etc/passwd" });
+    let stranger = Sandbox { id: other.id.clone(), token: one.token.clone() };
+    for token in [&one.token, "", &server.token] {
+        let caller = Sandbox { id: other.id.clone(), token: token.to_owned() };
+        assert_eq!(server.call(&caller, "filesystem.Filesystem/Stat", &stat).status, 401, "{token}");
+    }
+    server.call(&other, "filesystem.Filesystem/Stat", &stat).is(200);
+    let read = |sandbox: &Sandbox, path: &str| -> Answer {
+        server.request(&format!("GET /files?path={path}"), &sandbox.headers("text/plain"), b"")
+    };
+    assert_eq!(read(&stranger, "/etc/hostname").status, 401);
+    // Paths are the guest's, whatever they look like.
+    assert_eq!(server.command(&one, "echo inside > /tmp/secret; cat /tmp/secret"), "inside\n");
+    fs::write("/tmp/castra-test-outside", "outside").expect("written");
+    let outside = read(&one, "../../../../../../tmp/castra-test-outside").status;
+    fs::remove_file("/tmp/castra-test-outside").expect("removed");
+    assert_eq!(outside, 404);
+    assert_eq!(read(&one, "/../../tmp/secret").body, b"inside\n");
+    assert_eq!(read(&other, "/tmp/secret").status, 404);
+    for id in ["..", "../one", "%2e%2e", "a/b", ""] {
+        let answer = server.control(&format!("DELETE /sandboxes/{id}"), &Value::Null);
+        assert!((400..500).contains(&answer.status), "{id}: {}", answer.status);
+    }
+    for path in ["volumes", "secrets"] {
+        server.control(&format!("GET /{path}"), &Value::Null).is(501);
+    }
+    server.end();
+    assert_eq!(left(&project), Vec::<String>::new());
+}
