@@ -798,10 +798,12 @@ pub(super) struct UmountArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "The E2B SDKs, unmodified, work with the variables that it prints. Sandboxes \
+#[command(
+    after_help = "The E2B SDKs, unmodified, work with the variables that it prints. Sandboxes \
         outlive the server, up to their own time: the next one finds them again.\n\nExamples:\n  \
         castra serve --memory 1GiB --memory-budget 16GiB\n  \
-        castra serve --listen unix:/run/user/1000/sandboxes")]
+        castra serve --listen unix:/run/user/1000/sandboxes"
+)]
 pub(super) struct ServeArgs {
     /// Address to listen at, or unix:PATH; port 0 is any that is free
     #[arg(

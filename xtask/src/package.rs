@@ -9,8 +9,15 @@ use crate::run::{cargo, root, run, run_command};
 use crate::tools;
 
 /// Crates that `castra` needs, in the order in which they are published.
-const LIBRARIES: [&str; 6] =
-    ["castra-wire", "castra-flow", "castra-sftp", "castra-disk", "castra-fuse", "castra-engine", "castra-serve"];
+const LIBRARIES: [&str; 6] = [
+    "castra-wire",
+    "castra-flow",
+    "castra-sftp",
+    "castra-disk",
+    "castra-fuse",
+    "castra-engine",
+    "castra-serve",
+];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Most that a package may have, compressed.
 const MAX_BYTES: u64 = 10_000_000;

@@ -131,16 +131,16 @@ pub mod wait;
 #[doc(inline)]
 pub use cancel::Cancel;
 pub use castra::{
-    Builder, Castra, Command, Down, Fleet, Kept, Output, Project, Run, Sandbox, SandboxBuilder, Started,
-    TimedOut, Up, Vm,
+    Builder, Castra, Command, Down, Fleet, Kept, Output, Project, Run, Sandbox, SandboxBuilder,
+    Started, TimedOut, Up, Vm,
 };
 #[doc(inline)]
 pub use context::Environment;
 pub use error::{Error, Kind, Result};
 #[doc(inline)]
-pub use guest::ssh::{Copied, GuestExit, Stream};
-#[doc(inline)]
 pub use guest::session;
+#[doc(inline)]
+pub use guest::ssh::{Copied, GuestExit, Stream};
 #[doc(inline)]
 pub use qemu::Network;
 #[doc(inline)]

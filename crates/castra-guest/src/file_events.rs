@@ -131,7 +131,8 @@ impl Watched {
             flags |= WatchFlags::DONT_FOLLOW;
         }
         // A path that ends with a slash would be followed, whatever the flag.
-        let full = if path.as_os_str().is_empty() { self.root.clone() } else { self.root.join(&path) };
+        let full =
+            if path.as_os_str().is_empty() { self.root.clone() } else { self.root.join(&path) };
         let number = inotify::add_watch(&self.inotify, &full, flags)?;
         directories.insert(number, path);
         Ok(())
@@ -229,9 +230,7 @@ mod tests {
             all.extend(events);
             all.extend(watched.add_new(new));
         }
-        let text = |event: FileEvent| {
-            (event.kind, String::from_utf8(event.path).expect("is text"))
-        };
+        let text = |event: FileEvent| (event.kind, String::from_utf8(event.path).expect("is text"));
         all.into_iter().map(text).collect()
     }
 

@@ -16,6 +16,7 @@
 //! | `control` | the control plane's requests |
 //! | `envd` | requests for a sandbox: processes, files, and what listens on its ports |
 
+mod body;
 mod control;
 mod envd;
 mod error;

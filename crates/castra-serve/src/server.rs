@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use castra_engine::{Castra, SandboxBuilder};
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::sandboxes::{Limits, Machine, Sandboxes};
 use crate::token::Token;
-use crate::{ServeError, control, envd, guard};
+use crate::{ServeError, body, control, envd, guard};
 
 /// Address to listen at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,14 +171,14 @@ fn router(shared: &Shared) -> Router {
         .with_state(Arc::clone(shared))
         .layer(from_fn_with_state(Arc::clone(shared), envd::port::divert))
         .layer(from_fn_with_state(Arc::clone(shared), guard::check_host))
+        .layer(from_fn(body::read_small))
 }
 
 impl Listener {
     async fn bind(listen: &Listen) -> Result<Self, ServeError> {
         match listen {
             Listen::Tcp(address) => {
-                let failed =
-                    |source| ServeError::Listen { address: address.to_string(), source };
+                let failed = |source| ServeError::Listen { address: address.to_string(), source };
                 Ok(Self::Tcp(TcpListener::bind(address).await.map_err(failed)?))
             }
             Listen::Unix(path) => {

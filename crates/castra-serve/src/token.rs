@@ -44,7 +44,9 @@ impl Token {
                 let text = format!("{PREFIX}{}", random::token().map_err(failed)?);
                 let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
                 writeln!(file, "{text}").map_err(failed)?;
-                file.as_file().set_permissions(fs::Permissions::from_mode(0o600)).map_err(failed)?;
+                file.as_file()
+                    .set_permissions(fs::Permissions::from_mode(0o600))
+                    .map_err(failed)?;
                 file.as_file().sync_all().map_err(failed)?;
                 match file.persist_noclobber(&path) {
                     Ok(_) => Ok(Self(text)),

@@ -69,13 +69,14 @@ fn a_fork_takes_everything_along_and_no_output_is_lost() {
     let mut counting = server.start_command(&sandbox, count);
     let mut first = [0; 400];
     counting.read_exact(&mut first).expect("it counts");
-    let forked = server.control(&format!("POST /sandboxes/{}/fork", sandbox.id), &json!({ "count": 2 }));
+    let forked =
+        server.control(&format!("POST /sandboxes/{}/fork", sandbox.id), &json!({ "count": 2 }));
     let forks: Vec<_> = forked.is(201).json().as_array().expect("a list").clone();
     let forks: Vec<_> = forks.iter().map(|fork| Sandbox::of(&fork["sandbox"])).collect();
     let snapshot = format!("POST /sandboxes/{}/snapshots", sandbox.id);
     let snapshot = server.control(&snapshot, &json!({ "name": "counting" })).is(201).json();
 
-    // The first one goes on, and its follower has each line once.
+    // The first one continues, and its follower has each line once.
     let mut all = first.to_vec();
     counting.read_to_end(&mut all).expect("the rest");
     let body = all.windows(4).position(|it| it == b"\r\n\r\n").expect("a head") + 4;
@@ -89,8 +90,16 @@ fn a_fork_takes_everything_along_and_no_output_is_lost() {
     for other in forks.iter().chain([&restored]) {
         let list = server.call(other, "process.Process/List", &json!({})).is(200).json();
         assert_eq!(list["processes"].as_array().map(Vec::len), Some(1), "{list}");
-        assert_eq!(server.call(&Sandbox { id: other.id.clone(), token: sandbox.token.clone() },
-            "process.Process/List", &json!({})).status, 401);
+        assert_eq!(
+            server
+                .call(
+                    &Sandbox { id: other.id.clone(), token: sandbox.token.clone() },
+                    "process.Process/List",
+                    &json!({})
+                )
+                .status,
+            401
+        );
         names.push(server.command(other, "hostname"));
     }
     names.sort();
@@ -125,7 +134,11 @@ fn no_other_is_let_in_and_none_into_another_sandbox() {
     let stranger = Sandbox { id: other.id.clone(), token: one.token.clone() };
     for token in [&one.token, "", &server.token] {
         let caller = Sandbox { id: other.id.clone(), token: token.to_owned() };
-        assert_eq!(server.call(&caller, "filesystem.Filesystem/Stat", &stat).status, 401, "{token}");
+        assert_eq!(
+            server.call(&caller, "filesystem.Filesystem/Stat", &stat).status,
+            401,
+            "{token}"
+        );
     }
     server.call(&other, "filesystem.Filesystem/Stat", &stat).is(200);
     let read = |sandbox: &Sandbox, path: &str| -> Answer {

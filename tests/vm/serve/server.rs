@@ -124,7 +124,13 @@ impl Server {
 
     /// Ends all sandboxes, and then the server.
     pub(super) fn end(mut self) {
-        for sandbox in self.control("GET /v2/sandboxes", &Value::Null).is(200).json().as_array().expect("a list") {
+        for sandbox in self
+            .control("GET /v2/sandboxes", &Value::Null)
+            .is(200)
+            .json()
+            .as_array()
+            .expect("a list")
+        {
             let id = sandbox["sandboxID"].as_str().expect("a name");
             self.control(&format!("DELETE /sandboxes/{id}"), &Value::Null).is(204);
         }
@@ -181,7 +187,8 @@ pub(super) fn events(mut bytes: &[u8]) -> Vec<Value> {
         let length = u32::from_be_bytes(*length) as usize;
         let (message, rest) = rest.split_at(length);
         if *flags == 0 {
-            events.push(serde_json::from_slice::<Value>(message).expect("is JSON")["event"].clone());
+            events
+                .push(serde_json::from_slice::<Value>(message).expect("is JSON")["event"].clone());
         } else {
             assert_eq!(message, b"{}", "{}", String::from_utf8_lossy(message));
         }

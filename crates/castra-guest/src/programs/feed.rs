@@ -150,7 +150,8 @@ impl<'a> Follower<'a> {
     fn next(&self) -> Next {
         let place = self.place();
         let state = self.feed.lock();
-        let piece = state.pieces.iter().find(|piece| piece.start + piece.bytes.len() as u64 > place);
+        let piece =
+            state.pieces.iter().find(|piece| piece.start + piece.bytes.len() as u64 > place);
         match (piece, state.end) {
             (Some(piece), _) => {
                 let skipped = usize::try_from(place.saturating_sub(piece.start)).unwrap_or(0);

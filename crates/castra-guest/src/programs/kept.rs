@@ -9,13 +9,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use castra_flow::{Incoming, Message, Outgoing, Received, link};
-use castra_wire::stream::{KeptProgram, Refusal};
 use castra_wire::ProgramReport;
-use rustix::process::Pid;
+use castra_wire::stream::{KeptProgram, Refusal};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::exec::{AbortOnDrop, Described, Running, end_of, signal_of};
 use super::feed::Feed;
@@ -48,6 +50,8 @@ struct All {
 pub(crate) struct New {
     pub(crate) described: Described,
     pub(crate) tag: String,
+    /// Time after which it is killed.
+    pub(crate) limit: Option<Duration>,
 }
 
 struct Kept {
@@ -78,7 +82,7 @@ impl KeptPrograms {
 
     async fn start_described(
         &self,
-        New { described, tag }: New,
+        New { described, tag, limit }: New,
         incoming: &mut Incoming,
         outgoing: &Outgoing,
     ) -> Option<Arc<Kept>> {
@@ -99,7 +103,7 @@ impl KeptPrograms {
             Err(not_started) => Err(not_started),
         };
         match started {
-            Ok((running, report, early)) => self.keep(running, report, early),
+            Ok((running, report, early)) => self.keep(running, report, early, limit),
             Err(not_started) => {
                 not_started.report(outgoing).await;
                 None
@@ -113,6 +117,7 @@ impl KeptPrograms {
         running: Running,
         mut report: ProgramReport,
         early: Option<Received>,
+        limit: Option<Duration>,
     ) -> Option<Arc<Kept>> {
         let Running { child, ended, stdin, outputs, terminal } = running;
         let group = child.pid();
@@ -130,19 +135,23 @@ impl KeptPrograms {
         }
         let feeder = AbortOnDrop(tokio::spawn(pump::feed(stdin, inputs)));
         let stdin = Mutex::new(Some(sender));
-        let kept = self.insert(|number| Kept {
-            report,
-            number,
-            group,
-            stdin,
-            terminal,
-            feed,
-            has_ended,
-        });
+        let kept =
+            self.insert(|number| Kept { report, number, group, stdin, terminal, feed, has_ended });
         tokio::spawn({
             let (kept, all) = (Arc::clone(&kept), self.clone());
             async move {
-                let status = end_of(&child, &ended).await;
+                let ending = end_of(&child, &ended);
+                let status = match limit {
+                    None => ending.await,
+                    Some(limit) => match timeout(limit, ending).await {
+                        Ok(status) => status,
+                        Err(_) => {
+                            // Fails if it has just ended.
+                            let _ = kill_process_group(kept.group, Signal::KILL);
+                            end_of(&child, &ended).await
+                        }
+                    },
+                };
                 // The process group's number may soon be another's.
                 kept.has_ended.send_replace(true);
                 drop(feeder);
@@ -317,7 +326,7 @@ impl Kept {
             Message::Signal(name) if !*self.has_ended.borrow() => {
                 if let Some(signal) = signal_of(name) {
                     // Fails if the group has just ended.
-                    let _ = rustix::process::kill_process_group(self.group, signal);
+                    let _ = kill_process_group(self.group, signal);
                 }
             }
             Message::Resize(window) => {

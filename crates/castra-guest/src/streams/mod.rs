@@ -18,8 +18,8 @@ use tokio::sync::watch;
 
 use crate::kernel_fs::KernelFs;
 use crate::mounts::Mounts;
-use crate::programs::KeptPrograms;
 use crate::port;
+use crate::programs::KeptPrograms;
 
 /// Time for which a thread that has started a program waits for the next one: for ever.
 const STARTER_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use castra_flow::link::{self, Opening};
 use castra_flow::{Incoming, Outgoing};
@@ -26,20 +27,19 @@ pub(super) async fn serve(requested: Opening, mut gate: Gate, lasting: Lasting) 
         return;
     }
     match target {
-        Target::Program { user, program, terminal } => {
-            match prepare(&user, terminal.as_ref()) {
-                Ok((user, terminal)) => {
-                    let described = Described { user, kind: program, terminal, mounts };
-                    run(described, incoming, outgoing).await;
-                }
-                Err(reason) => refuse(&outgoing, reason),
+        Target::Program { user, program, terminal } => match prepare(&user, terminal.as_ref()) {
+            Ok((user, terminal)) => {
+                let described = Described { user, kind: program, terminal, mounts };
+                run(described, incoming, outgoing).await;
             }
-        }
-        Target::Kept { user, program, terminal, tag } => {
+            Err(reason) => refuse(&outgoing, reason),
+        },
+        Target::Kept { user, program, terminal, tag, limit_ms } => {
             match prepare(&user, terminal.as_ref()) {
                 Ok((user, terminal)) => {
                     let described = Described { user, kind: program, terminal, mounts };
-                    kept.start(New { described, tag }, incoming, outgoing).await;
+                    let limit = (limit_ms > 0).then_some(Duration::from_millis(limit_ms));
+                    kept.start(New { described, tag, limit }, incoming, outgoing).await;
                 }
                 Err(reason) => refuse(&outgoing, reason),
             }

@@ -147,9 +147,8 @@ pub(super) async fn list(
         Some(other) => return Err(ApiError::bad(format!("unknown order {other}"))),
     };
     let wanted = shared.sandboxes.list().into_iter().filter(is_wanted);
-    let mut items: Vec<_> = wanted
-        .map(|record| (key(record.started_unix_ms, &record.id), Shown::of(record)))
-        .collect();
+    let mut items: Vec<_> =
+        wanted.map(|record| (key(record.started_unix_ms, &record.id), Shown::of(record))).collect();
     items.sort_by(|(one, _), (other, _)| one.cmp(other));
     page(items, query.limit, query.next_token.as_deref())
 }
@@ -157,9 +156,8 @@ pub(super) async fn list(
 /// Parses `name=value&…`, encoded as a form, in which the SDKs have encoded each name and value
 /// before.
 fn metadata(text: &str) -> BTreeMap<String, String> {
-    let decoded = |text: &str| {
-        envd::percent_decoded(&envd::percent_decoded(&text.replace('+', " ")))
-    };
+    let decoded =
+        |text: &str| envd::percent_decoded(&envd::percent_decoded(&text.replace('+', " ")));
     let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
     pairs.map(|(name, value)| (decoded(name), decoded(value))).collect()
 }

@@ -63,9 +63,8 @@ pub(super) async fn list(
             && query.name.as_ref().is_none_or(|name| snapshot.names.contains(name))
     };
     let wanted = shared.sandboxes.snapshots().into_iter().filter(is_wanted);
-    let items = wanted.map(|snapshot| {
-        (newest_first(snapshot.made_unix_ms, &snapshot.id), Shown::from(snapshot))
-    });
+    let items = wanted
+        .map(|snapshot| (newest_first(snapshot.made_unix_ms, &snapshot.id), Shown::from(snapshot)));
     page(items.collect(), query.limit, query.next_token.as_deref())
 }
 

@@ -176,7 +176,8 @@ pub(super) async fn client_stream<M: Message, R: Message>(
         Err(refused) => return refused,
     };
     let deadline = call.deadline;
-    let messages = Messages { envelopes: Envelopes::new(body), codec, kind: std::marker::PhantomData };
+    let messages =
+        Messages { envelopes: Envelopes::new(body), codec, kind: std::marker::PhantomData };
     let body = match within(deadline, handle(call, messages)).await {
         Ok(answer) => {
             let mut body = BytesMut::from(envelope(0, &codec.encode(&answer)));
@@ -304,9 +305,12 @@ mod tests {
     async fn envelopes_arrive_in_pieces_of_any_size() {
         let bytes = [envelope(0, b"one"), envelope(0, b""), envelope(END, b"{}")].concat();
         for size in 1..=bytes.len() {
-            let pieces: Vec<_> =
-                bytes.chunks(size).map(|it| Ok::<_, Infallible>(Bytes::copy_from_slice(it))).collect();
-            let mut envelopes = Envelopes::new(Body::from_stream(futures_util::stream::iter(pieces)));
+            let pieces: Vec<_> = bytes
+                .chunks(size)
+                .map(|it| Ok::<_, Infallible>(Bytes::copy_from_slice(it)))
+                .collect();
+            let mut envelopes =
+                Envelopes::new(Body::from_stream(futures_util::stream::iter(pieces)));
             assert_eq!(envelopes.next_message().await, Ok(Some(Bytes::from_static(b"one"))));
             assert_eq!(envelopes.next_message().await, Ok(Some(Bytes::new())));
             assert_eq!(envelopes.next_message().await, Ok(None));

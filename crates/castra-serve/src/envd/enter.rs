@@ -115,7 +115,7 @@ pub(super) async fn find(shared: &Shared, id: &str) -> Result<Arc<Sandbox>, Resp
         let message = "The sandbox is paused, so a running one was not found";
         return Err(answer(StatusCode::BAD_GATEWAY, id, message));
     }
-    match shared.sandboxes.resume(id, false).await {
+    match shared.sandboxes.wake(id).await {
         Ok(_) => Ok(sandbox),
         Err(SandboxError::NotFound(_)) => Err(missing()),
         Err(error) => Err(crate::control::ApiError::from(error).into_response()),

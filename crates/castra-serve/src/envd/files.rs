@@ -187,6 +187,13 @@ pub(super) async fn upload(
     }
 }
 
+/// Returns the error for a body, with its causes.
+fn bad(error: &dyn std::error::Error) -> ConnectError {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let causes: String = causes.map(|cause| format!(": {cause}")).collect();
+    ConnectError::invalid(format!("bad body: {error}{causes}"))
+}
+
 /// Writes what a request brings. Returns the paths.
 async fn receive(
     sandbox: &Sandbox,
@@ -221,7 +228,6 @@ async fn receive_body(
     mut data: BodyDataStream,
     mut decoder: Option<GzDecoder<Vec<u8>>>,
 ) -> Result<(), FileError> {
-    let bad = |error: &dyn std::fmt::Display| ConnectError::invalid(format!("bad body: {error}"));
     while let Some(piece) = data.next().await {
         let piece = piece.map_err(|error| bad(&error))?;
         match &mut decoder {
@@ -247,7 +253,6 @@ async fn receive_parts(
     path: Option<&str>,
     mut request: Request,
 ) -> Result<Vec<String>, FileError> {
-    let bad = |error: &dyn std::fmt::Display| ConnectError::invalid(format!("bad body: {error}"));
     // Only the sandbox's disk limits a file.
     DefaultBodyLimit::disable().apply(&mut request);
     let mut parts = Multipart::from_request(request, &()).await.map_err(|error| bad(&error))?;

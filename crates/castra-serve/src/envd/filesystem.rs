@@ -63,7 +63,9 @@ pub(super) async fn list_dir(
     match files.kind(&root).await? {
         Some(FileType::Directory) => {}
         Some(_) => return Err(ConnectError::invalid(format!("{root} is not a directory"))),
-        None => return Err(ConnectError::new(Code::NotFound, format!("{root}: no such directory"))),
+        None => {
+            return Err(ConnectError::new(Code::NotFound, format!("{root}: no such directory")));
+        }
     }
     let mut entries: Vec<EntryInfo> = Vec::new();
     let mut open = vec![(root.clone(), request.depth.max(1))];
@@ -100,9 +102,10 @@ async fn read_directory(
     let mut found = Vec::new();
     while let Some(entries) = sftp.readdir(handle.clone()).await.map_err(failed)? {
         let named = entries.into_iter().filter(|entry| !matches!(&*entry.name, b"." | b".."));
-        found.extend(named.map(|entry| {
-            (String::from_utf8_lossy(&entry.name).into_owned(), entry.attributes)
-        }));
+        found
+            .extend(named.map(|entry| {
+                (String::from_utf8_lossy(&entry.name).into_owned(), entry.attributes)
+            }));
         if found.len() > MAX_ENTRIES {
             break;
         }

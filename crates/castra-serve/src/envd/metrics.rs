@@ -27,7 +27,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub(crate) async fn sample(sandbox: &Sandbox) -> Result<Value, SandboxError> {
     let arguments = ["/bin/sh", "-c", LOOK].map(Into::into).to_vec();
     let printed = process::output(sandbox, "root", arguments, LIMIT).await;
-    let printed = printed.map_err(|error| SandboxError::Record(std::io::Error::other(error.message)))?;
+    let printed =
+        printed.map_err(|error| SandboxError::Record(std::io::Error::other(error.message)))?;
     let text = String::from_utf8_lossy(&printed);
     Ok(shown(&text, sandbox.record().shape.cpus))
 }
@@ -92,7 +93,10 @@ mod tests {
         assert_eq!(sample["cpuUsedPct"], 50.0);
         assert_eq!(sample["memTotal"], 1_024_000);
         assert_eq!(sample["memUsed"], 409_600);
-        assert_eq!((&sample["diskTotal"], &sample["diskUsed"]), (&json!(2_048_000), &json!(512_000)));
+        assert_eq!(
+            (&sample["diskTotal"], &sample["diskUsed"]),
+            (&json!(2_048_000), &json!(512_000))
+        );
         assert_eq!(shown("", 1)["memTotal"], 0);
     }
 }

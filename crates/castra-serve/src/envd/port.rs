@@ -19,11 +19,7 @@ pub(crate) async fn forward() -> ApiError {
 }
 
 /// Passes a request for another port of a sandbox on to it.
-pub(crate) async fn divert(
-    State(shared): State<Shared>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(crate) async fn divert(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let addressed = Addressed::of(request.headers(), host_of(&request).as_deref());
     match addressed {
         Some(Addressed { id, port }) if port != ENVD_PORT => {
@@ -57,7 +53,8 @@ async fn pass_on(shared: &Shared, id: &str, port: u16, mut request: Request) -> 
         headers.remove(secret);
     }
     let host = format!("localhost:{port}");
-    headers.insert(header::HOST, HeaderValue::from_str(&host).unwrap_or(HeaderValue::from_static("")));
+    headers
+        .insert(header::HOST, HeaderValue::from_str(&host).unwrap_or(HeaderValue::from_static("")));
     // HTTP/1.1 has the path alone.
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     *request.uri_mut() = path.parse().unwrap_or_default();

@@ -1,6 +1,7 @@
 //! `process.Process`: the programs of a sandbox.
 
 use std::ffi::OsString;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,14 +24,10 @@ use super::messages::process::{
     StreamInputRequest, UpdateRequest,
 };
 use crate::sandboxes::Sandbox;
-use std::sync::Arc;
 
 /// Shell that the SDKs call by this path, and the one that each guest has.
 const BASH: &str = "/bin/bash";
 const SHELL: &str = "/bin/sh";
-
-/// Name of a signal that ends a program whose time is over.
-const KILL: &str = "KILL";
 
 pub(super) async fn list(call: Call, _: ListRequest) -> Result<ListResponse, ConnectError> {
     let text = |text: &OsString| text.to_string_lossy().into_owned();
@@ -40,7 +37,11 @@ pub(super) async fn list(call: Call, _: ListRequest) -> Result<ListResponse, Con
         let config = ProcessConfig {
             cmd: words.next().unwrap_or_default(),
             args: words.collect(),
-            envs: program.environment.iter().map(|(name, value)| (text(name), text(value))).collect(),
+            envs: program
+                .environment
+                .iter()
+                .map(|(name, value)| (text(name), text(value)))
+                .collect(),
             cwd: program.directory.as_ref().map(text),
         };
         let tag = (!program.tag.is_empty()).then(|| program.tag.clone());
@@ -66,15 +67,20 @@ pub(super) async fn start(
     let new = NewProgram {
         user: call.user.clone(),
         arguments,
-        environment: environment.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        environment: environment
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
         directory: config.cwd.filter(|path| !path.is_empty()).map(|path| directory(&path)),
         terminal: request.pty.map(size).transpose()?,
         tag: request.tag.unwrap_or_default(),
         // The older clients do not say, and use it.
         has_stdin: has_terminal || request.stdin != Some(false),
+        // It ends with its time even if its client has gone before.
+        limit: call.deadline.map(|deadline| deadline - Instant::now()),
     };
     let running = session.start(new).await?;
-    Ok(events(call, running, has_terminal, true))
+    Ok(events(call, running, has_terminal))
 }
 
 /// Returns the program to start: without bash, the shell that is there.
@@ -100,7 +106,7 @@ pub(super) async fn connect(
 ) -> Result<impl Stream<Item = Result<StartResponse, ConnectError>> + use<>, ConnectError> {
     let program = selected(request.process)?;
     let running = call.sandbox.session().await?.follow(program).await?;
-    Ok(events(call, running, false, false))
+    Ok(events(call, running, false))
 }
 
 /// Stream of a program's events.
@@ -108,8 +114,6 @@ struct Events {
     sandbox: Arc<Sandbox>,
     running: RunningProgram,
     has_terminal: bool,
-    /// It ends with its time.
-    is_own: bool,
     deadline: Option<Instant>,
     signs: tokio::time::Interval,
     step: Step,
@@ -125,12 +129,11 @@ fn events(
     call: Call,
     running: RunningProgram,
     has_terminal: bool,
-    is_own: bool,
 ) -> impl Stream<Item = Result<StartResponse, ConnectError>> {
     let Call { sandbox, deadline, keepalive, .. } = call;
     let signs = interval_at(Instant::now() + keepalive, keepalive);
     let step = Step::Begin;
-    let events = Events { sandbox, running, has_terminal, is_own, deadline, signs, step };
+    let events = Events { sandbox, running, has_terminal, deadline, signs, step };
     unfold(events, |mut events| async move {
         let event = events.next().await?;
         Some((event, events))
@@ -165,12 +168,7 @@ impl Events {
             let next = tokio::select! {
                 next = self.running.next() => next,
                 _ = self.signs.tick() => return Ok(Event::Keepalive(Empty::default())),
-                () = over => {
-                    if self.is_own {
-                        self.kill().await;
-                    }
-                    return Err(out_of_time());
-                }
+                () = over => return Err(out_of_time()),
             };
             match next {
                 Ok(event) => return Ok(self.event(event)),
@@ -202,16 +200,6 @@ impl Events {
             error => error.into(),
         })?;
         Ok(())
-    }
-
-    async fn kill(&self) {
-        // One that cannot be reached is left to the sandbox's own time.
-        if let Ok(session) = self.sandbox.session().await
-            && let Ok(control) = session.control(KeptProgram::Pid(self.running.pid()), false).await
-            && control.signal(KILL).await.is_ok()
-        {
-            let _ = control.finish().await;
-        }
     }
 }
 
@@ -307,7 +295,7 @@ pub(super) async fn send_signal(
     request: SendSignalRequest,
 ) -> Result<Empty, ConnectError> {
     let name = match Signal::try_from(request.signal) {
-        Ok(Signal::Sigkill) => KILL,
+        Ok(Signal::Sigkill) => "KILL",
         Ok(Signal::Sigterm) => "TERM",
         Ok(Signal::Unspecified) | Err(_) => {
             return Err(ConnectError::invalid("the signal is neither SIGTERM nor SIGKILL"));
@@ -387,6 +375,9 @@ mod tests {
         assert_eq!(ended.error.as_deref(), Some("exit status 3"));
         assert_eq!(end(&GuestExit::Code(0)).error, None);
         let killed = end(&GuestExit::Signal("KILL".into()));
-        assert_eq!((killed.exit_code, killed.exited, &*killed.status), (-1, false, "signal: killed"));
+        assert_eq!(
+            (killed.exit_code, killed.exited, &*killed.status),
+            (-1, false, "signal: killed")
+        );
     }
 }

@@ -64,7 +64,9 @@ mod tests {
         assert!(signed.is_signed(Operation::Read, "token"));
         assert!(!signed.is_signed(Operation::Write, "token"));
         assert!(!signed.is_signed(Operation::Read, "other"));
-        assert!(!FileQuery { path: Some("/a".into()), ..signed }.is_signed(Operation::Read, "token"));
+        assert!(
+            !FileQuery { path: Some("/a".into()), ..signed }.is_signed(Operation::Read, "token")
+        );
         let late = query("v1_LH6C+ARkmTLNkr1uj6j50RmYhfNXtc3KUDA1drzQ+cE", Some(1000));
         assert!(!late.is_signed(Operation::Read, "token"));
         assert!(!FileQuery::default().is_signed(Operation::Read, "token"));

@@ -52,7 +52,9 @@ async fn open(call: &Call, request: WatchRequest) -> Result<Watch, ConnectError>
     match files.kind(&path).await? {
         Some(FileType::Directory) => {}
         Some(_) => return Err(ConnectError::invalid(format!("{path} is not a directory"))),
-        None => return Err(ConnectError::new(Code::NotFound, format!("{path}: no such directory"))),
+        None => {
+            return Err(ConnectError::new(Code::NotFound, format!("{path}: no such directory")));
+        }
     }
     let session = call.sandbox.session().await?;
     Ok(session.watch(&call.user, path.into(), request.recursive).await?)
@@ -130,8 +132,8 @@ pub(super) async fn create(
             }
         }
     });
-    let watcher_id = random::name()
-        .map_err(|error| ConnectError::new(Code::Internal, error.to_string()))?;
+    let watcher_id =
+        random::name().map_err(|error| ConnectError::new(Code::Internal, error.to_string()))?;
     let mut watchers = call.sandbox.watchers.lock().unwrap_or_else(PoisonError::into_inner);
     if watchers.len() >= MAX_WATCHERS {
         task.abort();

@@ -43,6 +43,9 @@ use crate::random;
 /// Interval of looks at the time limits.
 const TICK: Duration = Duration::from_millis(250);
 
+/// Least time of a sandbox that a request has resumed, as its makers expect.
+const LEAST_AWAKE_MS: i64 = 300_000;
+
 /// Wish for a sandbox.
 pub(crate) struct Wish {
     /// Template, or a snapshot's identifier or name.
@@ -84,7 +87,7 @@ struct All {
 }
 
 impl Sandboxes {
-    /// Returns the sandboxes below a directory, which nobody else may have.
+    /// Returns the sandboxes below a directory, for one server alone.
     ///
     /// # Errors
     /// The directory cannot be used.
@@ -97,7 +100,8 @@ impl Sandboxes {
         limits: Limits,
     ) -> Result<Self, ServeError> {
         let failed = |source: io::Error| ServeError::Directory { path: root.to_owned(), source };
-        let fleet = castra.fleet(root).map_err(|error| failed(io::Error::other(error.to_string())))?;
+        let fleet =
+            castra.fleet(root).map_err(|error| failed(io::Error::other(error.to_string())))?;
         Ok(Self {
             fleet,
             templates: Templates::new(settings, root, images)?,
@@ -164,6 +168,7 @@ impl Sandboxes {
             access_token: wish.has_token.then(random::token).transpose()?,
             started_unix_ms: now,
             ends_unix_ms: now + millis(wish.timeout),
+            timeout_ms: millis(wish.timeout),
             on_timeout: wish.on_timeout,
             auto_resume: wish.auto_resume,
             paused: None,
@@ -188,8 +193,7 @@ impl Sandboxes {
         admission: Admission,
     ) -> Result<Arc<Sandbox>, SandboxError> {
         let vm = self.vm(&record.id, &record.shape)?;
-        let source =
-            snapshot.map(|snapshot| self.vm(&snapshot.id, &snapshot.shape)).transpose()?;
+        let source = snapshot.map(|snapshot| self.vm(&snapshot.id, &snapshot.shape)).transpose()?;
         self.records.save(&record)?;
         let this = Arc::clone(self);
         let starting = spawn_blocking(move || {
@@ -324,7 +328,19 @@ impl Sandboxes {
         Ok(true)
     }
 
-    /// Makes sandboxes that go on from where one is, each by itself.
+    /// Resumes a paused sandbox for a request, and gives it its time again.
+    ///
+    /// # Errors
+    /// No room, or a VM that does not resume.
+    pub(crate) async fn wake(self: &Arc<Self>, id: &str) -> Result<(), SandboxError> {
+        let timeout_ms = self.get(id)?.record().timeout_ms.max(LEAST_AWAKE_MS);
+        let timeout = Duration::from_millis(timeout_ms.unsigned_abs());
+        // Before it runs, so that its old time does not end it at once.
+        self.set_timeout(id, timeout, false)?;
+        self.resume(id, false).await.map(drop)
+    }
+
+    /// Makes sandboxes that continue from the present state of one, each by itself.
     ///
     /// # Errors
     /// [`SandboxError::NotFound`], and if its memory cannot be saved. Each fork has a result of its
@@ -346,6 +362,7 @@ impl Sandboxes {
                 access_token: source.access_token.as_ref().map(|_| random::token()).transpose()?,
                 started_unix_ms: now,
                 ends_unix_ms: now + millis(timeout),
+                timeout_ms: millis(timeout),
                 paused: None,
                 ..source.clone()
             };
@@ -410,9 +427,8 @@ impl Sandboxes {
             tokio::time::sleep(TICK).await;
             ending.retain(|_, task| !task.is_finished());
             let now = now_ms();
-            let is_over = |record: &SandboxRecord| {
-                record.paused.is_none() && record.ends_unix_ms <= now
-            };
+            let is_over =
+                |record: &SandboxRecord| record.paused.is_none() && record.ends_unix_ms <= now;
             for record in self.list().into_iter().filter(is_over) {
                 let (this, id) = (Arc::clone(&self), record.id.clone());
                 ending.entry(record.id).or_insert_with(|| {

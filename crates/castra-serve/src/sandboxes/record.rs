@@ -31,6 +31,8 @@ pub(crate) struct SandboxRecord {
     pub(crate) access_token: Option<String>,
     pub(crate) started_unix_ms: i64,
     pub(crate) ends_unix_ms: i64,
+    /// Time that its maker gave it.
+    pub(crate) timeout_ms: i64,
     pub(crate) on_timeout: OnTimeout,
     /// A request for it resumes it.
     pub(crate) auto_resume: bool,

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use castra_engine::status::VmState;
 
-use super::{OnTimeout, Paused, Sandbox, SandboxError, SandboxRecord, Sandboxes, now_ms, remove_vm};
+use super::{
+    OnTimeout, Paused, Sandbox, SandboxError, SandboxRecord, Sandboxes, now_ms, remove_vm,
+};
 
 impl Sandboxes {
     /// Takes over the sandboxes and snapshots of an earlier server. Blocks.

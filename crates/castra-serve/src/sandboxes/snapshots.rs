@@ -22,7 +22,7 @@ impl Sandboxes {
         snapshots
     }
 
-    /// Keeps the present state of a sandbox, which goes on.
+    /// Keeps the present state of a sandbox, which continues.
     ///
     /// # Errors
     /// [`SandboxError::NotFound`], a name that is taken, and if the memory cannot be saved.

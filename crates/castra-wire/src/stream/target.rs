@@ -63,6 +63,9 @@ pub enum Target {
         terminal: Option<Terminal>,
         /// Name by which the host finds it again; may be empty.
         tag: String,
+        /// Time after which it is killed with its process group, in milliseconds of the guest's;
+        /// 0 for none.
+        limit_ms: u64,
     },
     /// Output and exit of a kept program, after the same first data.
     Follow {
@@ -185,9 +188,10 @@ impl Target {
                 bytes.push(7);
                 Ok(())
             }
-            Self::Kept { user, program, terminal, tag } => {
+            Self::Kept { user, program, terminal, tag, limit_ms } => {
                 bytes.push(8);
                 bytes.push(program.code());
+                bytes.extend(limit_ms.to_be_bytes());
                 put_text(&mut bytes, user)
                     .and_then(|()| put_text(&mut bytes, tag))
                     .and_then(|()| put_terminal(&mut bytes, terminal))
@@ -251,14 +255,13 @@ impl Target {
             7 => Self::Listeners,
             8 => {
                 let program = Program::of_code(take_byte(&mut rest)?)?;
+                let limit_ms = take_u64(&mut rest)?;
                 let (user, tag) = (take_text(&mut rest)?, take_text(&mut rest)?);
-                Self::Kept { user, program, terminal: take_terminal(&mut rest)?, tag }
+                Self::Kept { user, program, terminal: take_terminal(&mut rest)?, tag, limit_ms }
             }
             9 => {
                 let has_some = take_flag(&mut rest)?;
-                let (from, after) = rest.split_first_chunk().ok_or(TargetError::Malformed)?;
-                rest = after;
-                let from = has_some.then_some(u64::from_be_bytes(*from));
+                let from = Some(take_u64(&mut rest)?).filter(|_| has_some);
                 Self::Follow { program: take_kept(&mut rest)?, from }
             }
             10 => {
@@ -355,6 +358,12 @@ fn take_byte(rest: &mut &[u8]) -> Result<u8, TargetError> {
     let (first, after) = rest.split_first().ok_or(TargetError::Malformed)?;
     *rest = after;
     Ok(*first)
+}
+
+fn take_u64(rest: &mut &[u8]) -> Result<u64, TargetError> {
+    let (number, after) = rest.split_first_chunk().ok_or(TargetError::Malformed)?;
+    *rest = after;
+    Ok(u64::from_be_bytes(*number))
 }
 
 fn take_flag(rest: &mut &[u8]) -> Result<bool, TargetError> {

@@ -143,6 +143,7 @@ fn targets_survive_the_wire() {
             program: Program::Line,
             terminal: Some(terminal),
             tag: "a tag".into(),
+            limit_ms: 60_000,
         },
         Target::Follow { program: KeptProgram::Pid(u32::MAX), from: None },
         Target::Follow { program: KeptProgram::Tag(String::new()), from: Some(u64::MAX) },

@@ -55,13 +55,17 @@ impl GuestSession {
     /// # Errors
     /// [`SessionError::UnknownUser`], [`SessionError::TooLong`] and [`SessionError::NotStarted`].
     pub async fn start(&self, new: NewProgram) -> Result<RunningProgram, SessionError> {
-        let NewProgram { user, arguments, environment, directory, terminal, tag, has_stdin } = new;
+        let NewProgram { user, arguments, environment, directory, .. } = new;
+        let NewProgram { terminal, tag, has_stdin, limit, .. } = new;
+        // At least one: none is no limit.
+        let limit_ms =
+            limit.map_or(0, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1));
         let directory = directory.map(StartDirectory::Named);
         let header = ExecHeader { arguments, environment, directory };
         let header = header.encode().map_err(|_| SessionError::TooLong)?;
         let program = castra_wire::stream::Program::Arguments;
         let terminal = terminal.map(WindowSize::terminal);
-        let wanted = Wanted::Kept { user, program, terminal, tag };
+        let wanted = Wanted::Kept { user, program, terminal, tag, limit_ms };
         let (incoming, outgoing) = self.request(&wanted, header.into()).await?;
         if !has_stdin {
             // Fails if the session has ended, as the next step then does.
@@ -183,4 +187,3 @@ impl GuestSession {
         answer.map_err(|refusal: Refusal| of_refusal(refusal, wanted))
     }
 }
-

@@ -1,6 +1,7 @@
 //! Kept programs of a guest.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use bytes::Bytes;
 use castra_flow::{Incoming, Message, Outgoing};
@@ -33,6 +34,8 @@ pub struct NewProgram {
     pub tag: String,
     /// Its stdin stays open. Without this, it reads an end of file at once.
     pub has_stdin: bool,
+    /// Time after which it is killed with its process group, whether a session is there or not.
+    pub limit: Option<Duration>,
 }
 
 /// Size of a terminal, in characters.
@@ -86,8 +89,7 @@ impl RunningProgram {
                 Message::Data(data) => {
                     let (pid, place) = data.split_first_chunk().ok_or(SessionError::Lost)?;
                     let received = place.first_chunk().ok_or(SessionError::Lost)?;
-                    let (pid, received) =
-                        (u32::from_be_bytes(*pid), u64::from_be_bytes(*received));
+                    let (pid, received) = (u32::from_be_bytes(*pid), u64::from_be_bytes(*received));
                     return Ok(Self { pid, received, incoming, _outgoing: outgoing });
                 }
                 Message::Stderr(data) => {

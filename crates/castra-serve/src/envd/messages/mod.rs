@@ -69,17 +69,12 @@ macro_rules! named_enumeration {
                 Name(String),
             }
 
-            pub(super) fn serialize<S: Serializer>(
-                number: &i32,
-                to: S,
-            ) -> Result<S::Ok, S::Error> {
+            pub(super) fn serialize<S: Serializer>(number: &i32, to: S) -> Result<S::Ok, S::Error> {
                 let known = <$kind>::try_from(*number).unwrap_or_default();
                 to.serialize_str(known.as_str_name())
             }
 
-            pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-                from: D,
-            ) -> Result<i32, D::Error> {
+            pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<i32, D::Error> {
                 match Either::deserialize(from)? {
                     Either::Number(number) => Ok(number),
                     Either::Name(name) => <$kind>::from_str_name(&name)

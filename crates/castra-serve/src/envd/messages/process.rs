@@ -274,9 +274,13 @@ mod tests {
     fn messages_have_the_form_of_protobuf_in_json() {
         let event = |event| StartResponse { event: Some(ProcessEvent { event: Some(event) }) };
         let data = DataEvent { output: Some(Output::Stdout(b"hi\n".to_vec())) };
-        let end = EndEvent { exit_code: -1, exited: false, status: "signal: killed".into(), error: None };
+        let end =
+            EndEvent { exit_code: -1, exited: false, status: "signal: killed".into(), error: None };
         for (message, form) in [
-            (event(Event::Start(StartEvent { pid: 7 })), json!({ "event": { "start": { "pid": 7 } } })),
+            (
+                event(Event::Start(StartEvent { pid: 7 })),
+                json!({ "event": { "start": { "pid": 7 } } }),
+            ),
             (event(Event::Data(data)), json!({ "event": { "data": { "stdout": "aGkK" } } })),
             (
                 event(Event::End(end)),
