@@ -509,9 +509,11 @@ impl Agent {
 
     fn condition(&self) -> GuestMessage {
         let network = network::state(&self.kernel_fs).ok();
+        let disk_faults = self.disks.faults(&self.kernel_fs);
         // Last, since the host compares it with its own clock.
         let cloud_init = cloud_init::state();
-        GuestMessage::Inspected(Condition { network, cloud_init, time_unix_ns: clock::unix_ns() })
+        let time_unix_ns = clock::unix_ns();
+        GuestMessage::Inspected(Condition { network, cloud_init, disk_faults, time_unix_ns })
     }
 
     /// Writes everything to the disk, on a thread of its own, since a slow disk must not block the
