@@ -151,7 +151,7 @@ fn only_blank_disks_are_formatted() {
     assert_eq!(refused.matches("lost").count(), 2, "{refused}");
     let status = project.run(&["status", "--json"]).ok();
     let fault = "is not mounted on /srv/e: it has no filesystem, and was written to";
-    assert!(status.stdout.contains(fault), "{}", status.stdout);
+    assert!(status.text().contains(fault), "{}", status.text());
     let state = "dd if=/dev/vdc bs=1 skip=70000 count=8 2>/dev/null; \
         dd if=/dev/vde bs=1M skip=32 count=1 2>/dev/null | head -c 6; \
         echo; grep -o ' /srv/[abce] ext4' /proc/mounts; echo kept > /srv/a/kept; sync";

@@ -92,16 +92,19 @@ impl Agent<'_> {
             let reason = "the system is in emergency mode".to_owned();
             messages.push(GuestMessage::Failed { task: AgentTask::FollowBoot, reason });
         }
-        if let Some(DiskFault { name, reason }) = self.disk_fault() {
-            let reason = format!("disk `{name}` {reason}");
-            messages.push(GuestMessage::Failed { task: AgentTask::Disks, reason });
-        }
+        messages.extend(self.disk_failure());
         messages
     }
 
     fn disk_fault(&self) -> Option<DiskFault> {
         let (name, reason) = ("data".to_owned(), "is not mounted on /data: it has LUKS".to_owned());
         self.machine.behaviour.has("disk-foreign").then_some(DiskFault { name, reason })
+    }
+
+    fn disk_failure(&self) -> Option<GuestMessage> {
+        let DiskFault { name, reason } = self.disk_fault()?;
+        let reason = format!("disk `{name}` {reason}");
+        Some(GuestMessage::Failed { task: AgentTask::Disks, reason })
     }
 
     fn condition(&self) -> Condition {
@@ -139,7 +142,8 @@ impl Agent<'_> {
                     uptime_ms: Some(UPTIME_MS),
                     root_mounted_ms: None,
                 };
-                self.missing_modules().into_iter().chain([hello]).collect()
+                let again = self.disk_failure().filter(|_| self.is_personalised);
+                self.missing_modules().into_iter().chain(again).chain([hello]).collect()
             }
             HostMessage::Personalise(_) => {
                 self.is_personalised = true;

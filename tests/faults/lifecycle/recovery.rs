@@ -153,7 +153,7 @@ fn without_data_disk(fake: &Fake) {
     fake.run(&["up", "vm"]).ok().says(reason);
     let status = is(fake, "running").says(reason).says("castra restart vm");
     drop(status);
-    let verbose = fake.run(&["status", "-v"]).ok().stdout;
+    let verbose = fake.run(&["status", "-v"]).ok().text();
     assert!(verbose.contains("used, not mounted at /data\n"), "{verbose}");
     let fault = |fake: &Fake| fake.status("vm")["data_disks"][0]["mount_fault"].clone();
     assert_eq!(fault(fake), "is not mounted on /data: it has LUKS");
