@@ -269,6 +269,7 @@ fn line_of_disk(disk: &DiskStatus) -> String {
     let used = disk.used_bytes.map(|bytes| format!("{size}, {} used", ByteSize(bytes)));
     let used = used.unwrap_or_else(|| "gone".to_owned());
     let place = match (&disk.guest, disk.is_attached) {
+        (Some(guest), _) if disk.mount_fault.is_some() => format!(", not mounted at {guest}"),
         (Some(guest), _) => format!(", at {guest}"),
         (None, true) => String::new(),
         (None, false) => ", kept, not attached".to_owned(),
@@ -300,6 +301,15 @@ fn report_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
     for (name, status) in known {
         for fault in status.as_ref().map(VmStatus::companion_faults).unwrap_or_default() {
             printer.tip(&format!("{}. {}", fault.in_words(&name), fault.way_out(&name)));
+        }
+        for disk in status.iter().flat_map(|status| &status.data_disks) {
+            if let Some(fault) = &disk.mount_fault {
+                let disk = &disk.name;
+                printer.tip(&format!(
+                    "VM `{name}`: disk `{disk}` {fault}. `castra shell {name}` shows what is on \
+                    /dev/disk/by-id/virtio-{disk}; `castra restart {name}` tries again."
+                ));
+            }
         }
         match status {
             Ok(status) if status.state == VmState::Crashed => {

@@ -8,7 +8,7 @@ use castra_engine::qemu::{Accelerator, QemuBinary};
 use castra_engine::report::ImageLabel;
 use castra_engine::size::ByteSize;
 use castra_engine::template::{
-    self, Damage, StepLayer, StepManifest, Template as Opened, TemplateManifest, Use,
+    self, Damage, PrunedSteps, StepLayer, StepManifest, Template as Opened, TemplateManifest, Use,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -104,9 +104,14 @@ fn prune(
     let gone_steps =
         template::prune_steps(cache, all, dry_run, &context.runtime.runtime_root, cancel)?;
     let gone = template::prune(cache, qemu, all, dry_run, cancel)?;
+    let PrunedSteps { layers: gone_steps, leftover_bytes } = gone_steps;
     let of_steps: u64 = gone_steps.iter().map(|layer| layer.disk.allocated_bytes).sum();
-    let freed: u64 = gone.iter().map(TemplateManifest::allocated_bytes).sum::<u64>() + of_steps;
-    context.printer.success(&match (gone.is_empty() && gone_steps.is_empty(), dry_run) {
+    let freed: u64 =
+        gone.iter().map(TemplateManifest::allocated_bytes).sum::<u64>() + of_steps + leftover_bytes;
+    context.printer.success(&match (
+        gone.is_empty() && gone_steps.is_empty() && leftover_bytes == 0,
+        dry_run,
+    ) {
         (true, _) => "nothing to remove".to_owned(),
         (false, true) => format!("{} would be freed", ByteSize(freed)),
         (false, false) => format!("{} freed", ByteSize(freed)),

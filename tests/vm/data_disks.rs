@@ -142,7 +142,16 @@ fn only_blank_disks_are_formatted() {
     let restarted =
         restarted.says("disk `b` is not mounted on /srv/b: it has data that castra does not know");
     let restarted = restarted.says("it has the remains of a formatting that was interrupted");
-    restarted.says("/srv/e: it has no filesystem, and was written to");
+    let restarted = restarted.says("/srv/e: it has no filesystem, and was written to");
+    restarted.says("until it is mounted, /srv/e is empty and read-only");
+    // Nothing is written below the mount point, not even by root.
+    let written = "touch /srv/b/lost 2>&1; mkdir /srv/e/lost 2>&1; ls -A /srv/b /srv/e";
+    let refused = sh(&project, VM, written);
+    assert_eq!(refused.matches("Read-only file system").count(), 2, "{refused}");
+    assert_eq!(refused.matches("lost").count(), 2, "{refused}");
+    let status = project.run(&["status", "--json"]).ok();
+    let fault = "is not mounted on /srv/e: it has no filesystem, and was written to";
+    assert!(status.text().contains(fault), "{}", status.text());
     let state = "dd if=/dev/vdc bs=1 skip=70000 count=8 2>/dev/null; \
         dd if=/dev/vde bs=1M skip=32 count=1 2>/dev/null | head -c 6; \
         echo; grep -o ' /srv/[abce] ext4' /proc/mounts; echo kept > /srv/a/kept; sync";

@@ -185,6 +185,26 @@ fn a_step_that_fails_leaves_nothing_and_shows_its_output() {
     project.run(&["up", "--cold"]).ok().says("step 1 of 2: true: already done");
 }
 
+#[test]
+fn a_step_that_fills_its_disk_is_refused_whatever_it_says() {
+    let cache = linked_cache();
+    let project = Project::with_cache(cache.path().to_owned());
+    let fill = "dd if=/dev/zero of=/fill bs=1M";
+    for step in [format!("{fill} || true"), format!("set -e; {fill}")] {
+        project.write(
+            "castra.toml",
+            &format!(
+                "[[vms]]\nname = \"dev\"\ndisk = \"1 GiB\"\nprovision = ['{step}', 'true']\n\
+                 managed_image = {{ name = \"alpine-pypi\", version = \"v1\" }}\n"
+            ),
+        );
+        let up = project.run(&["up"]).code(65).says("has filled the disk, which has 1 GiB");
+        up.says("step 1 of 2 of VM `dev`").says("`disk` in its [[vms]]");
+        assert_eq!(unfinished(cache.path()), [""; 0].map(PathBuf::from), "{step}");
+        assert_eq!(project.processes(), [""; 0]);
+    }
+}
+
 /// A disk that was cut off may be whole to look at, and lack what was written last.
 #[test]
 fn a_step_that_ends_its_own_vm_leaves_nothing() {

@@ -174,6 +174,8 @@ points! {
         CloneBegun = "clone-begun",
         /// The cloned VM is on a new overlay, and the clone has none.
         CloneFrozen = "clone-frozen",
+        /// A data disk of a clone is copied, and has no name yet.
+        CloneDataCopied = "clone-data-copied",
     }
 }
 

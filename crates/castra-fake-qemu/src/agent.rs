@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use castra_wire::{
-    AgentTask, Condition, Envelope, GuestMessage, HostMessage, Lines, Listener, NetworkState,
-    PROTOCOL_VERSION, Reach, Stage, StageReached, decode, encode,
+    AgentTask, Condition, DiskFault, Envelope, GuestMessage, HostMessage, Lines, Listener,
+    NetworkState, PROTOCOL_VERSION, Reach, Stage, StageReached, decode, encode,
 };
 
 use crate::machine::Machine;
@@ -92,7 +92,19 @@ impl Agent<'_> {
             let reason = "the system is in emergency mode".to_owned();
             messages.push(GuestMessage::Failed { task: AgentTask::FollowBoot, reason });
         }
+        messages.extend(self.disk_failure());
         messages
+    }
+
+    fn disk_fault(&self) -> Option<DiskFault> {
+        let (name, reason) = ("data".to_owned(), "is not mounted on /data: it has LUKS".to_owned());
+        self.machine.behaviour.has("disk-foreign").then_some(DiskFault { name, reason })
+    }
+
+    fn disk_failure(&self) -> Option<GuestMessage> {
+        let DiskFault { name, reason } = self.disk_fault()?;
+        let reason = format!("disk `{name}` {reason}");
+        Some(GuestMessage::Failed { task: AgentTask::Disks, reason })
     }
 
     fn condition(&self) -> Condition {
@@ -110,6 +122,7 @@ impl Agent<'_> {
                 has_route: is_up,
             }),
             cloud_init: None,
+            disk_faults: self.disk_fault().into_iter().collect(),
         }
     }
 
@@ -129,7 +142,8 @@ impl Agent<'_> {
                     uptime_ms: Some(UPTIME_MS),
                     root_mounted_ms: None,
                 };
-                self.missing_modules().into_iter().chain([hello]).collect()
+                let again = self.disk_failure().filter(|_| self.is_personalised);
+                self.missing_modules().into_iter().chain(again).chain([hello]).collect()
             }
             HostMessage::Personalise(_) => {
                 self.is_personalised = true;

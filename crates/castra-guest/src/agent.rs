@@ -317,12 +317,13 @@ impl Agent {
             uptime_ms: Some(uptime_ms()),
             root_mounted_ms: self.root_mounted_ms,
         };
+        let is_of_disks = |failure: &GuestMessage| {
+            matches!(failure, GuestMessage::Failed { task: AgentTask::Disks, .. })
+        };
+        let (of_disks, others): (Vec<_>, Vec<_>) =
+            self.failures.iter().cloned().partition(is_of_disks);
         // First, since a host that waits for no further stage reads nothing after the hello.
-        self.missing_modules()
-            .into_iter()
-            .chain([hello])
-            .chain(self.failures.iter().cloned())
-            .collect()
+        self.missing_modules().into_iter().chain(of_disks).chain([hello]).chain(others).collect()
     }
 
     /// Returns a message if the running kernel's modules are missing. The answer may change:
@@ -509,9 +510,11 @@ impl Agent {
 
     fn condition(&self) -> GuestMessage {
         let network = network::state(&self.kernel_fs).ok();
+        let disk_faults = self.disks.faults(&self.kernel_fs);
         // Last, since the host compares it with its own clock.
         let cloud_init = cloud_init::state();
-        GuestMessage::Inspected(Condition { network, cloud_init, time_unix_ns: clock::unix_ns() })
+        let time_unix_ns = clock::unix_ns();
+        GuestMessage::Inspected(Condition { network, cloud_init, disk_faults, time_unix_ns })
     }
 
     /// Writes everything to the disk, on a thread of its own, since a slow disk must not block the

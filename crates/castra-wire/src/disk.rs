@@ -41,6 +41,15 @@ impl DiskOrder {
     }
 }
 
+/// A data disk that is not mounted as it was ordered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFault {
+    /// Name of the disk.
+    pub name: String,
+    /// The reason. Completes "disk `data` …".
+    pub reason: String,
+}
+
 /// Parses the orders on a kernel's command line. Skips malformed ones.
 pub fn disks_on_command_line(line: &str) -> Vec<DiskOrder> {
     let order = |text: &str| {

@@ -50,7 +50,7 @@ mod records;
 pub mod stream;
 
 pub use change::{Change, ChangeKind, Changes, MAX_CHANGES, NUDGER_UID};
-pub use disk::{DISKS_ON_COMMAND_LINE, DiskOrder, disks_on_command_line};
+pub use disk::{DISKS_ON_COMMAND_LINE, DiskFault, DiskOrder, disks_on_command_line};
 pub use envelope::{Envelope, Session};
 pub use exec::{
     EXEC_SUBSYSTEM, ExecHeader, ExecHeaderError, MALFORMED_SIGNAL, MAX_EXEC_HEADER_BYTES,

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use crate::disk::DiskOrder;
+use crate::disk::{DiskFault, DiskOrder};
 
 /// Progress of a boot. Stages are reached in this order, each once per boot; only
 /// [`Stage::Services`] may precede [`Stage::Ready`], when the personality is sent late (or, for a
@@ -293,6 +293,9 @@ pub struct Condition {
     /// State of cloud-init; `None` if it was given no data by the host, or by an older agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud_init: Option<CloudInitState>,
+    /// Data disks that are not mounted as they were ordered. Older agents do not send them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disk_faults: Vec<DiskFault>,
 }
 
 /// State of cloud-init in a guest to which the host has brought data for it.

@@ -155,6 +155,9 @@ struct DataDiskView {
     guest: Option<String>,
     /// `false` for a disk that the VM did not have at its last start, and that is kept.
     attached: bool,
+    /// Reason why the running VM does not have it mounted at `guest`; `null` if it does, or has not
+    /// said.
+    mount_fault: Option<String>,
 }
 
 impl From<DiskStatus> for DataDiskView {
@@ -166,6 +169,7 @@ impl From<DiskStatus> for DataDiskView {
             used_bytes: disk.used_bytes,
             guest: disk.guest,
             attached: disk.is_attached,
+            mount_fault: disk.mount_fault,
         }
     }
 }

@@ -17,7 +17,10 @@ const TRIED: [(&str, &[&[Point]]); 5] = [
     ),
     ("tests/vm/kill/", &[Point::OVERLAY, Point::BAKE, Point::RESTORE]),
     ("tests/vm/provision.rs", &[Point::STEP]),
-    ("tests/vm/suspend.rs", &[Point::SUSPEND, Point::RESUME, Point::CLONE]),
+    (
+        "tests/vm/suspend.rs, tests/faults/lifecycle/data_disks.rs",
+        &[Point::SUSPEND, Point::RESUME, Point::CLONE],
+    ),
 ];
 
 #[test]

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use castra_engine::failpoint::Point;
 use castra_test_support::{Fake, tool};
 use serde_json::Value;
+
+use crate::lifecycle::property::park_and_kill;
 
 /// A stand-in whose VM has data disks.
 struct Lives {
@@ -174,7 +177,9 @@ fn a_disk_with_a_backing_file_draws_in_no_other_file() {
     let planted = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", secret, disk, "64M"];
     castra_test_support::tool("qemu-img", &planted);
     for words in [&["up"][..], &["up", "--cold"]] {
-        lives.fake.run(words).code(65).says("backing file");
+        let refused = lives.fake.run(words).code(65).says("has a backing file");
+        let refused = refused.says("Castra's data disks have none");
+        assert!(!refused.stderr.contains("allow_backing_file"), "{}", refused.stderr);
     }
     assert_eq!(lives.fake.state("vm"), "stopped");
 }
@@ -232,4 +237,101 @@ fn a_clone_has_copies_and_never_those_of_another_vm() {
     lives.fake.run(&["down"]).ok();
     lives.fake.run(&["up", "twin"]).ok();
     lives.fake.run(&["down"]).ok();
+}
+
+#[test]
+fn only_what_was_made_for_an_interrupted_clone_is_removed() {
+    let lives = Lives::new();
+    lives.declare(DATA);
+    lives.fake.run(&["up"]).ok();
+    lives.fake.run(&["suspend"]).ok();
+    let (theirs, others) = (lives.disk("twin", "data"), b"QFI\xfb of the user");
+    for point in [Point::CloneBegun, Point::CloneFrozen, Point::CloneDataCopied] {
+        let clone = lives.fake.castra(&["clone", "vm", "twin"]);
+        assert!(park_and_kill(clone, point.name()).is_none(), "it passes {}", point.name());
+        fs::create_dir_all(theirs.parent().expect("a directory")).expect("made");
+        fs::write(&theirs, others).expect("written");
+        lives.fake.run(&["clone", "vm", "twin"]).code(73).says("cannot get disk `data`");
+        assert_eq!(fs::read(&theirs).expect("read"), others);
+        fs::remove_file(&theirs).expect("removed");
+    }
+    lives.fake.run(&["clone", "vm", "twin"]).ok();
+    lives.fake.run(&["up", "vm", "twin"]).ok();
+    lives.fake.run(&["down"]).ok();
+}
+
+#[test]
+fn a_clone_that_fails_is_undone() {
+    let lives = Lives::new();
+    lives.declare(DATA);
+    lives.fake.run(&["up"]).ok();
+    lives.fake.run(&["suspend"]).ok();
+    let record = || fs::read_to_string(lives.fake.path().join(".castra/vms/vm/vm.json"));
+    let (before, disk) =
+        (record().expect("read"), lives.fake.path().join(".castra/vm-overlay.qcow2"));
+    let inode = |path: &Path| fs::metadata(path).expect("is there").ino();
+    let of_disk = inode(&disk);
+    let overlays = || {
+        let names = fs::read_dir(lives.fake.path().join(".castra")).expect("listed");
+        let names = names.map(|entry| entry.expect("an entry").file_name().into_string());
+        let names = names.map(|name| name.expect("UTF-8"));
+        names.filter(|name| name.contains("overlay")).collect::<Vec<_>>()
+    };
+    // Nothing can be copied into a file.
+    let blocked = lives.fake.path().join(".castra/disks/twin");
+    fs::write(&blocked, "").expect("written");
+    lives.fake.run(&["clone", "vm", "twin"]).code(73).says("disks/twin");
+    assert_eq!(record().expect("read"), before);
+    assert_eq!(inode(&disk), of_disk);
+    let mode = fs::metadata(&disk).expect("is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(overlays(), ["vm-overlay.qcow2"]);
+    let status = lives.fake.run(&["status"]).ok();
+    assert!(!status.text().contains("twin"), "{}", status.text());
+    fs::remove_file(&blocked).expect("removed");
+    lives.fake.run(&["clone", "vm", "twin"]).ok();
+    lives.fake.run(&["up", "vm", "twin"]).ok();
+    lives.fake.run(&["down"]).ok();
+}
+
+#[test]
+fn a_renamed_vm_is_told_of_the_disk_under_its_old_name() {
+    let lives = Lives::new();
+    lives.declare(DATA);
+    lives.fake.run(&["up"]).ok();
+    lives.fake.run(&["down"]).ok();
+    let (old, made) = (lives.disk("vm", "data"), lives.inode("data"));
+    let text = fs::read_to_string(lives.fake.path().join("castra.toml")).expect("read");
+    let renamed = text.replace("name = \"vm\"", "name = \"box\"");
+    assert_ne!(text, renamed);
+    lives.fake.write("castra.toml", &renamed);
+    let up = lives.fake.run(&["up"]).ok();
+    let up = up.says("disk `data` of VM `box` is new and blank; that of VM `vm`");
+    up.says(old.to_str().expect("UTF-8")).says("castra down vm box && mv -i");
+    // As it says.
+    let new = lives.disk("box", "data");
+    lives.fake.run(&["down", "vm", "box"]).ok();
+    fs::rename(&old, &new).expect("moved");
+    let again = lives.fake.run(&["up", "box"]).ok();
+    assert!(!again.stderr.contains("new and blank"), "{}", again.stderr);
+    assert_eq!(fs::metadata(&new).ok().map(|disk| disk.ino()), made);
+    lives.fake.run(&["down", "box"]).ok();
+}
+
+#[test]
+fn what_is_no_file_is_named_and_not_removed() {
+    let lives = Lives::new();
+    lives.declare(DATA);
+    lives.fake.run(&["up"]).ok();
+    lives.fake.run(&["down"]).ok();
+    let (disk, away) = (lives.disk("vm", "data"), lives.fake.path().join("away"));
+    fs::rename(&disk, &away).expect("moved");
+    let other = lives.disk("vm", "other");
+    std::os::unix::fs::symlink(&away, &disk).expect("linked");
+    tool("mkfifo", &[other.to_str().expect("UTF-8")]);
+    for (name, path, what) in [("data", &disk, "link"), ("other", &other, "regular file")] {
+        let clean = lives.fake.run(&["clean", "-y", "vm", "--data-disk", name]).ok();
+        clean.says(path.to_str().expect("UTF-8")).says(what);
+        assert!(path.symlink_metadata().is_ok() && away.exists(), "{name}");
+    }
 }

@@ -16,13 +16,14 @@ const PAGE: &str = include_str!("../../../docs/recovery.md");
 type Case = fn(&Fake);
 
 /// Cases, by the first cell of their lines.
-const CASES: [(&str, Case); 19] = [
+const CASES: [(&str, Case); 20] = [
     ("`not-created`", not_created),
     ("`stopped`", stopped),
     ("`starting`", starting),
     ("`running`", running),
     ("`running`, and the guest does not answer", silent),
     ("`running`, and its network is down", network_down),
+    ("`running`, without one of its data disks", without_data_disk),
     ("`running`, and QEMU is stopped", frozen),
     ("`running`, and its sockets are gone", without_sockets),
     ("`disk-full`", disk_full),
@@ -140,6 +141,26 @@ fn network_down(fake: &Fake) {
     fake.run(&["up"]).code(69).says("the interface eth0 is down").says("castra restart vm");
     fake.behave("vm", "");
     fake.run(&["restart", "vm"]).ok();
+    is(fake, "running");
+}
+
+fn without_data_disk(fake: &Fake) {
+    let plain = fs::read_to_string(fake.path().join("castra.toml")).expect("read");
+    let disks = "disks = [{ name = \"data\", size = \"1 MiB\", guest = \"/data\" }]\n";
+    fake.write("castra.toml", &format!("{plain}{disks}"));
+    fake.behave("vm", "disk-foreign");
+    let reason = "disk `data` is not mounted on /data: it has LUKS";
+    fake.run(&["up", "vm"]).ok().says(reason);
+    let status = is(fake, "running").says(reason).says("castra restart vm");
+    drop(status);
+    let verbose = fake.run(&["status", "-v"]).ok().text();
+    assert!(verbose.contains("used, not mounted at /data\n"), "{verbose}");
+    let fault = |fake: &Fake| fake.status("vm")["data_disks"][0]["mount_fault"].clone();
+    assert_eq!(fault(fake), "is not mounted on /data: it has LUKS");
+    fake.behave("vm", "");
+    fake.run(&["restart", "vm"]).ok();
+    assert_eq!(fault(fake), serde_json::Value::Null);
+    fake.write("castra.toml", &plain);
     is(fake, "running");
 }
 

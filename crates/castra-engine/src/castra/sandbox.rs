@@ -325,8 +325,13 @@ fn script(path: &Path) -> std::result::Result<ProvisionStep, SandboxError> {
     let (Some(root), Some(name)) = (real.parent(), real.file_name()) else {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
     };
-    if !real.is_file() {
+    let metadata = real.metadata().map_err(failed)?;
+    if !metadata.is_file() {
         return Err(failed(io::Error::other("it is not a regular file")));
+    }
+    // Files of /proc have no size, whatever they contain.
+    if metadata.len() == 0 {
+        return Err(failed(io::Error::other("it is empty, or a file without a size")));
     }
     let state_root = root.join(STATE_DIRECTORY);
     let path = ProjectPath { root: root.to_owned(), below: name.into(), state_root };

@@ -116,6 +116,45 @@ impl Lock {
         }
     }
 
+    /// Takes the lock as [`Self::acquire`] does, of a thing whose lock file is removed with it: one
+    /// that was removed during the wait excludes no one.
+    ///
+    /// # Errors
+    /// Returns errors as [`Self::acquire`] does.
+    pub fn acquire_removable(
+        path: &Path,
+        cancel: &Cancel,
+        on_wait: impl Fn(),
+    ) -> Result<Self, LockError> {
+        loop {
+            let lock = Self::acquire(path, cancel, &on_wait)?;
+            if lock.is_on(path) {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// Takes the lock as [`Self::acquire_removable`] does, if it is free.
+    ///
+    /// # Errors
+    /// Returns [`LockError::File`].
+    pub fn try_acquire_removable(path: &Path) -> Result<Option<Self>, LockError> {
+        loop {
+            match Self::try_acquire(path)? {
+                Some(lock) if !lock.is_on(path) => {}
+                outcome => return Ok(outcome),
+            }
+        }
+    }
+
+    /// Removes the lock file, then frees the lock. All who take it must do so by
+    /// [`Self::acquire_removable`] or [`Self::try_acquire_removable`].
+    pub fn remove(self, path: &Path) {
+        if self.is_on(path) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
     /// Returns the locked file.
     pub fn file(&self) -> &File {
         &self.file

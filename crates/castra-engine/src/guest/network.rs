@@ -278,6 +278,10 @@ mod tests {
 
     use super::*;
 
+    fn condition(time_unix_ns: u64, network: Option<NetworkState>) -> Condition {
+        Condition { time_unix_ns, network, cloud_init: None, disk_faults: Vec::new() }
+    }
+
     fn complete() -> NetworkState {
         let interface = Some("eth0".to_owned());
         NetworkState {
@@ -330,8 +334,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_is_ready_reports_its_condition() {
-        let condition =
-            || Condition { time_unix_ns: 0, network: Some(complete()), cloud_init: None };
+        let condition = || condition(0, Some(complete()));
         let (_, inspection) =
             inspect_guest(Stage::Ready, move || GuestMessage::Inspected(condition()));
         assert_eq!(NetworkReport::of(inspection.ok().as_ref()), NetworkReport::Complete);
@@ -340,8 +343,7 @@ mod tests {
     #[test]
     fn a_guest_that_boots_is_not_asked() {
         let down = || NetworkState { is_up: false, ..complete() };
-        let condition =
-            move || Condition { time_unix_ns: 0, network: Some(down()), cloud_init: None };
+        let condition = move || condition(0, Some(down()));
         let (heard, inspection) =
             inspect_guest(Stage::Root, move || GuestMessage::Inspected(condition()));
         let unknown = Err(NoInspection::Unknown);
@@ -369,8 +371,7 @@ mod tests {
 
     #[test]
     fn clocks_are_compared_at_the_middle_of_question_and_answer() {
-        let condition =
-            |ms: u64| Condition { time_unix_ns: ms * 1_000_000, network: None, cloud_init: None };
+        let condition = |ms: u64| condition(ms * 1_000_000, None);
         let ahead = |ms| {
             let (asked, answered) = (Duration::from_millis(50_000), Duration::from_millis(50_400));
             Inspection::new(condition(ms), asked, answered).clock_ahead_ms

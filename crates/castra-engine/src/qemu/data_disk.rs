@@ -83,14 +83,14 @@ impl DataDisk {
     ///
     /// # Errors
     /// Those of [`Qcow2Header::read`] and [`Qcow2Header::has_no_clusters`], and
-    /// [`DiskError::HasBackingFile`].
+    /// [`DiskError::DataHasBackingFile`].
     pub fn check(&self) -> Result<DataDiskFacts, QemuError> {
         // As for each file of a backing chain: no link, no device.
         chain::identity(&self.path)?;
         let header = Qcow2Header::read(&self.path)?;
         if let Some(backing) = &header.backing_file {
             let (disk, backing) = (self.path.clone(), backing.clone());
-            return Err(DiskError::HasBackingFile { disk, backing }.into());
+            return Err(DiskError::DataHasBackingFile { disk, backing }.into());
         }
         let is_unwritten = header.has_no_clusters(&self.path)?;
         Ok(DataDiskFacts { virtual_bytes: header.virtual_bytes, is_unwritten })

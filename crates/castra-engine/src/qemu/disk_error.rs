@@ -41,6 +41,14 @@ pub enum DiskError {
         /// Backing file that it names.
         backing: PathBuf,
     },
+    /// A data disk has a backing file. Castra makes none with one.
+    #[error("the data disk {} has a backing file, {}", disk.display(), backing.display())]
+    DataHasBackingFile {
+        /// The disk.
+        disk: PathBuf,
+        /// Backing file that it names.
+        backing: PathBuf,
+    },
     /// The backing file is no plain file.
     #[error("the disk {} has the backing file `{name}`, which is not a plain file", disk.display())]
     NotAPlainFile {
@@ -114,6 +122,12 @@ impl Explain for DiskError {
                 "It could name any of your files, and the guest could read it. If you trust it, \
                 flatten it: {}; or write allow_backing_file = true in its [[vms]].",
                 convert(disk)
+            ),
+            Self::DataHasBackingFile { disk, .. } => format!(
+                "Castra's data disks have none, so something else has written it. It could name \
+                any of your files, and the guest could read it. Restore the disk from a backup, or \
+                move it away, and the next start says how to continue: mv {0} {0}.kept",
+                disk.display()
             ),
             Self::Corrupt { disk } => format!("Try qemu-img check -r all {}", disk.display()),
             Self::UnknownFeatures { disk, .. } | Self::NotAPlainFile { disk, .. } => {

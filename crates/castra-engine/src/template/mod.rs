@@ -35,8 +35,8 @@ pub use key::{Ingredients, OwnKernel};
 pub use manifest::{TemplateFile, TemplateManifest};
 pub use prune::{Use, prune, recognise, use_of};
 pub use step::{
-    Foundation, StepIngredients, StepLayer, StepMachine, StepManifest, StepRequest, list_steps,
-    make_step, prune_steps, recognise_step, remove_unfinished as remove_unfinished_steps, try_step,
-    use_of_step,
+    Foundation, PrunedSteps, StepIngredients, StepLayer, StepMachine, StepManifest, StepRequest,
+    list_steps, make_step, prune_steps, recognise_step,
+    remove_unfinished as remove_unfinished_steps, try_step, use_of_step,
 };
 pub use store::{Refusal, Template, discard, list, refusal, refuse};

@@ -19,9 +19,9 @@ use crate::sockets::Protocol;
 
 use super::companion::start_companion;
 use super::error::{CompanionError, PortError, VmError};
+use super::ports;
 use super::project::ProjectRef;
 use super::record::BootRecord;
-use super::start::ports;
 
 /// Time for a companion's answer.
 const LIMIT: Duration = Duration::from_secs(1);

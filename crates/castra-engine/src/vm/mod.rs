@@ -87,6 +87,7 @@ mod mounts;
 mod parallel;
 mod plan;
 mod port;
+mod ports;
 mod project;
 mod record;
 mod resize;
@@ -115,8 +116,8 @@ pub use disk::{FoundDisk, ensure_vm_image};
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::{
     AccessError, Attempt, CloneError, CompanionError, FileAction, MountError, NoLogin, PortError,
-    Predecessor, ProvisionError, StartError, StateError, StopError, SuspendError, ThrowawayError,
-    VmDiskError, VmError, VmIoError,
+    Predecessor, ProvisionError, StartError, StateError, StepName, StepOwner, StopError,
+    SuspendError, ThrowawayError, VmDiskError, VmError, VmIoError,
 };
 pub use full_disk::FullDisk;
 pub use inspect::{
@@ -132,6 +133,7 @@ pub use plan::{BasePlan, Plan, VmPlan, only_declared};
 pub use port::{
     acknowledge_ports, add_forwards, announce_ports, forward_listeners, remove_forwards,
 };
+pub use ports::{SYSTEM_SSH_PORT, check_port, port_owner};
 pub use project::ProjectRef;
 pub use record::{
     AutoForwards, BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer,
@@ -142,8 +144,7 @@ pub use record::{
 pub use resize::{GrownRoot, Resized, resize};
 pub use restart::restart;
 pub use start::{
-    SYSTEM_SSH_PORT, UngrantedSecret, UpOptions, UpOutcome, WaitFor, at_step, check_port,
-    grant_secrets, port_owner, ungranted_secrets,
+    UngrantedSecret, UpOptions, UpOutcome, WaitFor, at_step, grant_secrets, ungranted_secrets,
 };
 pub use suspend::{check_clone, clone, suspend};
 pub use throwaway::{Throwaway, start_throwaway, throwaway_name};

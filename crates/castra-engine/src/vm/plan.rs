@@ -35,6 +35,8 @@ pub struct VmPlan {
     pub warnings: Vec<String>,
     /// Ports of this machine that other VMs of the project declare.
     pub ports_of_others: Vec<u16>,
+    /// Names of all VMs that the configuration declares.
+    pub declared: Vec<String>,
 }
 
 /// Source of a base image.
@@ -180,7 +182,8 @@ fn plan_vm(
     let others = config.vms.iter().filter(|other| other.name != definition.name);
     let ports_of_others =
         others.flat_map(|other| &other.port_forwards).map(|forward| forward.host).collect();
-    Ok(VmPlan { definition: definition.clone(), base, warnings, ports_of_others })
+    let declared = config.vms.iter().map(|vm| vm.name.clone()).collect();
+    Ok(VmPlan { definition: definition.clone(), base, warnings, ports_of_others, declared })
 }
 
 fn plan_image(

@@ -14,9 +14,9 @@ use super::access::running_vm;
 use super::error::{PortError, VmError};
 use super::live_ports::{announce, forward_all, found_forwards};
 use super::lock::lock;
+use super::ports;
 use super::project::ProjectRef;
 use super::record::{BootRecord, recorded_vm};
-use super::start::ports;
 
 /// Time for a companion's answer.
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(1);

@@ -8,14 +8,15 @@
 mod content;
 mod device;
 mod format;
+mod guard;
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use castra_wire::{AgentTask, DiskOrder, disks_on_command_line};
+use castra_wire::{AgentTask, DiskFault, DiskOrder, disks_on_command_line};
 use rustix::mount::MountFlags;
 
 use crate::events::{EventSender, Milestone};
@@ -38,6 +39,16 @@ pub(crate) struct Disks {
     known: HashSet<String>,
     /// Number of orders that are being carried out.
     pending: usize,
+    /// Disks that could not be mounted.
+    unmounted: Arc<Mutex<Vec<Unmounted>>>,
+}
+
+/// A disk that could not be mounted.
+struct Unmounted {
+    name: String,
+    guest: String,
+    /// The reason. Completes "disk `data` …".
+    reason: String,
 }
 
 /// Origin of what the guest's kernel knows of its disks.
@@ -60,6 +71,22 @@ impl Disks {
         self.pending = self.pending.saturating_sub(1);
     }
 
+    /// Returns the disks that could not be mounted, and that nobody has mounted since.
+    pub(crate) fn faults(&self, kernel_fs: &KernelFs) -> Vec<DiskFault> {
+        let unmounted = self.unmounted.lock().unwrap_or_else(PoisonError::into_inner);
+        if unmounted.is_empty() {
+            return Vec::new();
+        }
+        let present = Device::all(kernel_fs);
+        let is_mounted = |disk: &Unmounted| {
+            let mut devices = present.iter().filter(|(_, serial)| *serial == disk.name);
+            devices.any(|(device, _)| device.is_mounted_at(Path::new(&disk.guest)))
+        };
+        let fault =
+            |disk: &Unmounted| DiskFault { name: disk.name.clone(), reason: disk.reason.clone() };
+        unmounted.iter().filter(|disk| !is_mounted(disk)).map(fault).collect()
+    }
+
     /// Begins to carry out the orders for disks that are not known yet, on a thread of its own. A
     /// milestone is its end.
     pub(crate) fn attend(
@@ -76,12 +103,22 @@ impl Disks {
         }
         self.pending += 1;
         let (kernel_fs, events) = (Arc::clone(kernel_fs), events.clone());
+        let unmounted = Arc::clone(&self.unmounted);
         tokio::task::spawn_blocking(move || {
-            let failed = |order: &DiskOrder| {
-                let failure = carry_out(order, origin, &kernel_fs).err()?;
-                Some((order.name.clone(), failure))
+            let failed = |order: DiskOrder| {
+                let failure = carry_out(&order, origin, &kernel_fs).err()?;
+                let failure = failure.guarded(&order, &kernel_fs);
+                Some((order, failure))
             };
-            let failures: Vec<_> = new.iter().filter_map(failed).collect();
+            let failures: Vec<_> = new.into_iter().filter_map(failed).collect();
+            let of_unmounted = failures.iter().filter_map(|(order, failure)| {
+                let Failure { reason, is_mounted: false, .. } = failure else { return None };
+                let (name, guest) = (order.name.clone(), order.guest.clone()?);
+                Some(Unmounted { name, guest, reason: reason.clone() })
+            });
+            let mut noted = unmounted.lock().unwrap_or_else(PoisonError::into_inner);
+            noted.extend(of_unmounted);
+            drop(noted);
             if !failures.is_empty() {
                 events.failed(AgentTask::Disks, in_words(&failures));
             }
@@ -104,16 +141,19 @@ pub(crate) fn link_all(kernel_fs: &KernelFs) {
     }
 }
 
-/// Reason why a disk is not as it was ordered. Completes "disk `data` …".
-enum Failure {
+/// Reason why a disk is not as it was ordered.
+struct Failure {
+    /// The reason. Completes "disk `data` …".
+    reason: String,
     /// The disk has something that is not mounted, and is never overwritten.
-    Foreign(String),
-    Other(String),
+    is_foreign: bool,
+    /// The disk is mounted all the same.
+    is_mounted: bool,
 }
 
 impl From<String> for Failure {
     fn from(reason: String) -> Self {
-        Self::Other(reason)
+        Self { reason, is_foreign: false, is_mounted: false }
     }
 }
 
@@ -123,16 +163,30 @@ impl From<&str> for Failure {
     }
 }
 
-/// Returns the failures of disks as one text, with what to do at its end.
-fn in_words(failures: &[(String, Failure)]) -> String {
-    let (mut texts, mut is_any_foreign) = (Vec::new(), false);
-    for (name, failure) in failures {
-        is_any_foreign |= matches!(failure, Failure::Foreign(_));
-        let (Failure::Foreign(reason) | Failure::Other(reason)) = failure;
-        texts.push(format!("disk `{name}` {reason}"));
+impl Failure {
+    /// Keeps programs from writing to the directory below an ordered mount, and says so.
+    fn guarded(mut self, order: &DiskOrder, kernel_fs: &KernelFs) -> Self {
+        let Some(guest) = order.guest.as_deref().filter(|_| !self.is_mounted) else { return self };
+        match guard::hold(Path::new(guest), kernel_fs) {
+            Ok(()) => self
+                .reason
+                .push_str(&format!(" (until it is mounted, {guest} is empty and read-only)")),
+            Err(error) => self.reason.push_str(&format!(
+                " (until it is mounted, programs write to {guest} on the VM's own disk, since that \
+                cannot be prevented: {error})"
+            )),
+        }
+        self
     }
-    let mut text = texts.join("; ");
-    if is_any_foreign {
+}
+
+/// Returns the failures of disks as one text, with what to do at its end.
+fn in_words(failures: &[(DiskOrder, Failure)]) -> String {
+    let text = |(order, failure): &(DiskOrder, Failure)| {
+        format!("disk `{}` {}", order.name, failure.reason)
+    };
+    let mut text = failures.iter().map(text).collect::<Vec<_>>().join("; ");
+    if failures.iter().any(|(_, failure)| failure.is_foreign) {
         text.push_str(
             ". Castra formats only disks that were never written to: mount what is there by your \
             own means, without `guest`, or remove the disk: castra clean --data-disk",
@@ -183,13 +237,17 @@ fn mount(
         .map_err(|error| refused(error.into()))?;
     let size = device.bytes(kernel_fs).map_err(unreadable)?;
     if bytes.is_none_or(|bytes| bytes.saturating_add(LEAST_GROWTH_BYTES) <= size) {
-        let kept = |error| format!("is mounted, and its filesystem has not grown: {error}");
-        grow::fill(guest, size).map_err(kept)?;
+        grow::fill(guest, size).map_err(|error| Failure {
+            reason: format!("is mounted, and its filesystem has not grown: {error}"),
+            is_foreign: false,
+            is_mounted: true,
+        })?;
     }
     Ok(())
 }
 
 /// Returns the reason why a disk is left alone.
 fn foreign(guest: &Path, what: &str) -> Failure {
-    Failure::Foreign(format!("is not mounted on {}: it has {what}", guest.display()))
+    let reason = format!("is not mounted on {}: it has {what}", guest.display());
+    Failure { reason, is_foreign: true, is_mounted: false }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::data_disk::{DataDisk, MAX_DATA_DISK_BYTES, MAX_GUEST_BYTES};
 use super::super::diagnostics::{Problem, Problems, quoted};
-use super::super::project::DeclaredMount;
+use super::super::project::{BootProfile, DeclaredMount};
 use super::super::schema::{Fields, Key, Value, key};
 use super::name::{self, NameProblem};
 use super::size::{self, MIB, format_size};
@@ -32,6 +32,8 @@ enum DiskProblem {
     Nested { vm: String, one: String, other: String },
     #[error("{vm} has a disk at {} and a mount at {}", quoted(disk), quoted(mount))]
     Mounted { vm: String, disk: String, mount: String },
+    #[error("{vm} has a disk at {}, but boots natively, without Castra's agent", quoted(guest))]
+    Native { vm: String, guest: String },
     #[error("{0} has more than {MAX_DATA_DISKS} disks")]
     TooMany(String),
     #[error("the directories of the disks of {0} are too long together")]
@@ -67,6 +69,11 @@ impl Problem for DiskProblem {
             Self::Twice { .. } | Self::Nested { .. } | Self::Mounted { .. } => {
                 "Give each disk and each mount a directory of its own in the VM.".to_owned()
             }
+            Self::Native { .. } => {
+                "Remove `guest`: the system mounts the disk itself, for instance by \
+                an entry in /etc/fstab. Or remove `boot_profile = \"native\"`."
+                    .to_owned()
+            }
             Self::TooMany(_) => "Make one of them larger instead.".to_owned(),
             Self::TooLong(_) => {
                 format!(
@@ -84,11 +91,13 @@ struct SpannedDisk {
     guest: Range<usize>,
 }
 
-/// Reads a VM's disks, none of which may be where a mount is.
+/// Reads a VM's disks, none of which may be where a mount is. The agent mounts them, so none has a
+/// directory in a VM that boots natively.
 pub(super) fn read(
     values: &[Value<'_>],
     place: Key,
     vm: &str,
+    boot_profile: Option<BootProfile>,
     mounts: &[DeclaredMount],
     problems: &mut Problems,
 ) -> Vec<DataDisk> {
@@ -100,6 +109,12 @@ pub(super) fn read(
     for (index, disk) in disks.iter().enumerate() {
         check_name(disk, &disks[..index], vm, problems);
         check_guest(disk, &disks[..index], mounts, vm, problems);
+        if let Some(guest) = &disk.disk.guest
+            && boot_profile == Some(BootProfile::Native)
+        {
+            let (vm, guest) = (vm.to_owned(), guest.clone());
+            problems.error(disk.guest.clone(), &DiskProblem::Native { vm, guest });
+        }
     }
     check_length(&disks, vm, problems);
     disks.into_iter().map(|spanned| spanned.disk).collect()

@@ -191,7 +191,7 @@ pub(super) fn read_vm(
     let mounts = fields.array(MOUNTS, problems).unwrap_or_default();
     let mounts = mount::read(mounts, MOUNTS, &title, scope, problems);
     let disks = fields.array(DISKS, problems).unwrap_or_default();
-    let data_disks = disk::read(disks, DISKS, &title, &mounts, problems);
+    let data_disks = disk::read(disks, DISKS, &title, boot_profile, &mounts, problems);
     let has_cloud_init = cloud_init.is_some();
     let of_image = OfImage { steps: scope.images.steps_of(&base.source), span: &base.span };
     let provision = provision::read_of_vm(

@@ -15,5 +15,5 @@ mod store;
 pub use build::{StepMachine, StepRequest, make_step, try_step};
 pub use manifest::{Foundation, StepIngredients, StepManifest};
 pub use store::{
-    StepLayer, list_steps, prune_steps, recognise_step, remove_unfinished, use_of_step,
+    PrunedSteps, StepLayer, list_steps, prune_steps, recognise_step, remove_unfinished, use_of_step,
 };

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cancel::Cancel;
 use crate::files::{self, Lock};
@@ -134,7 +134,7 @@ pub fn prune_steps(
     dry_run: bool,
     runtime_root: &Path,
     cancel: &Cancel,
-) -> Result<Vec<StepManifest>, TemplateError> {
+) -> Result<PrunedSteps, TemplateError> {
     let steps = cache.steps();
     let mut staying = list_steps(&steps);
     let mut going = Vec::new();
@@ -151,18 +151,32 @@ pub fn prune_steps(
         going.extend(staying.extract_if(.., |layer| keys.contains(&layer.key)));
     }
     if dry_run {
-        return Ok(going);
+        let leftover_bytes = leftovers(&steps).iter().map(|(_, path)| allocated(path)).sum();
+        return Ok(PrunedSteps { layers: going, leftover_bytes });
     }
     let mut gone = Vec::new();
     for layer in going {
         cancel.check()?;
-        if let Some(_lock) = Lock::try_acquire(&cache.step_lock(&layer.key))? {
+        let path = cache.step_lock(&layer.key);
+        if let Some(lock) = Lock::try_acquire_removable(&path)? {
             discard_step(&steps, &layer.key)?;
+            lock.remove(&path);
             gone.push(layer);
         }
     }
-    remove_leftovers(cache, &steps, runtime_root)?;
-    Ok(gone)
+    let leftover_bytes = remove_leftovers(cache, &steps, runtime_root)?;
+    remove_idle_locks(cache, &steps)?;
+    Ok(PrunedSteps { layers: gone, leftover_bytes })
+}
+
+/// Result of [`prune_steps`].
+#[derive(Debug, Default)]
+pub struct PrunedSteps {
+    /// Finished layers that were removed, or would be.
+    pub layers: Vec<StepManifest>,
+    /// Bytes on this machine of what interrupted steps have left, and that was removed, or would
+    /// be.
+    pub leftover_bytes: u64,
 }
 
 /// Removes a layer, its manifest first. The caller holds its lock.
@@ -186,34 +200,79 @@ pub fn remove_unfinished(
     for entry in files::readable_entries(steps.root()) {
         let Ok(name) = entry.file_name().into_string() else { continue };
         let Some(key) = TemplatesLayout::key_of_work(&name) else { continue };
-        if let Some(_lock) = Lock::try_acquire(&cache.step_lock(key))? {
+        if let Some(_lock) = Lock::try_acquire_removable(&cache.step_lock(key))? {
             clear_leftovers(steps, key, Some(runtime_root))?;
         }
     }
     Ok(())
 }
 
-/// Removes unfinished layers, and those without a readable manifest.
+/// Returns unfinished layers, and those without a readable manifest, with their keys.
+fn leftovers(steps: &TemplatesLayout) -> Vec<(String, PathBuf)> {
+    let leftover = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        if let Some(key) = TemplatesLayout::key_of_work(&name) {
+            return Some((key.to_owned(), entry.path()));
+        }
+        let manifest = || StepManifest::load(&steps.template(&name).step_manifest());
+        let is_leftover = is_key(&name) && !matches!(manifest(), Ok(Some(_)));
+        is_leftover.then(|| (name, entry.path()))
+    };
+    files::readable_entries(steps.root()).filter_map(leftover).collect()
+}
+
+/// Removes unfinished layers, and those without a readable manifest. Returns the bytes that they
+/// took.
 fn remove_leftovers(
     cache: &CacheLayout,
     steps: &TemplatesLayout,
     runtime_root: &Path,
-) -> Result<(), TemplateError> {
+) -> Result<u64, TemplateError> {
+    let found: Vec<(PathBuf, u64)> =
+        leftovers(steps).into_iter().map(|(_, path)| (path.clone(), allocated(&path))).collect();
     remove_unfinished(cache, steps, runtime_root)?;
-    for entry in files::readable_entries(steps.root()) {
+    for (key, _) in leftovers(steps).into_iter().filter(|(key, path)| path.ends_with(key)) {
+        let path = cache.step_lock(&key);
+        let Some(_lock) = Lock::try_acquire_removable(&path)? else { continue };
+        // It may have been made meanwhile.
+        if !matches!(StepManifest::load(&steps.template(&key).step_manifest()), Ok(Some(_))) {
+            discard_step(steps, &key)?;
+        }
+    }
+    Ok(found.iter().filter(|(path, _)| !path.exists()).map(|(_, bytes)| bytes).sum())
+}
+
+/// Removes the locks of layers of which nothing is there, and that nobody is making.
+fn remove_idle_locks(cache: &CacheLayout, steps: &TemplatesLayout) -> Result<(), TemplateError> {
+    let locks = cache.step_lock("any");
+    let entries = fs::read_dir(locks.parent().unwrap_or(Path::new("/")));
+    for entry in entries.into_iter().flatten().flatten() {
         let Ok(name) = entry.file_name().into_string() else { continue };
-        if is_key(&name) {
-            let Some(_lock) = Lock::try_acquire(&cache.step_lock(&name))? else { continue };
-            if !matches!(StepManifest::load(&steps.template(&name).step_manifest()), Ok(Some(_))) {
-                discard_step(steps, &name)?;
-            }
+        let key = name.strip_prefix("step-").and_then(|name| name.strip_suffix(".lock"));
+        let Some(key) = key.filter(|key| is_key(key)) else { continue };
+        let path = cache.step_lock(key);
+        let is_there = || {
+            let is_left = leftovers(steps).iter().any(|(of, _)| of == key);
+            is_left || steps.template(key).directory().exists()
+        };
+        if !is_there()
+            && let Some(lock) = Lock::try_acquire_removable(&path)?
+            && !is_there()
+        {
+            lock.remove(&path);
         }
     }
     Ok(())
 }
 
+/// Returns the bytes that a directory's files take on this machine.
+fn allocated(directory: &Path) -> u64 {
+    let metadata = files::readable_entries(directory).filter_map(|entry| entry.metadata().ok());
+    metadata.map(|metadata| files::allocated_bytes(&metadata)).sum()
+}
+
 fn lock(cache: &CacheLayout, key: &str, cancel: &Cancel) -> Result<Lock, TemplateError> {
-    Ok(Lock::acquire(&cache.step_lock(key), cancel, || ())?)
+    Ok(Lock::acquire_removable(&cache.step_lock(key), cancel, || ())?)
 }
 
 #[cfg(test)]
@@ -265,7 +324,7 @@ mod tests {
     fn pruned(cache: &CacheLayout, all: bool) -> Vec<String> {
         let gone =
             prune_steps(cache, all, false, Path::new("/none"), &Cancel::new()).expect("pruned");
-        gone.into_iter().map(|layer| layer.text).collect()
+        gone.layers.into_iter().map(|layer| layer.text).collect()
     }
 
     #[test]
@@ -324,7 +383,7 @@ mod tests {
         fs::write(cache.steps().template(&layers[0].key).disk(), "other").expect("written");
         let dry =
             prune_steps(&cache, false, true, Path::new("/none"), &Cancel::new()).expect("listed");
-        assert_eq!(texts(dry), ["one", "two", "three"]);
+        assert_eq!(texts(dry.layers), ["one", "two", "three"]);
         assert_eq!(pruned(&cache, false), ["one", "two", "three"]);
         assert!(list_steps(&cache.steps()).is_empty());
         chain(&cache);
@@ -344,7 +403,17 @@ mod tests {
         assert_eq!(pruned(&cache, true), [""; 0]);
         assert!(work.directory().exists(), "it is being made");
         drop(lock);
-        assert_eq!(pruned(&cache, false), [""; 0]);
+        fs::write(work.disk(), "unfinished").expect("written");
+        let prune = |dry_run| {
+            prune_steps(&cache, false, dry_run, Path::new("/none"), &Cancel::new()).expect("pruned")
+        };
+        let idle = cache.step_lock(&"2".repeat(32));
+        drop(Lock::try_acquire(&idle).expect("opened"));
+        assert!(prune(true).leftover_bytes > 0 && work.directory().exists());
+        let pruned = prune(false);
+        assert!(pruned.layers.is_empty() && pruned.leftover_bytes > 0);
+        assert_eq!(prune(false).leftover_bytes, 0);
+        assert!(!idle.exists() && cache.step_lock(&key).exists());
         assert!(!work.directory().exists() && !bare.directory().exists());
         assert_eq!(list_steps(&steps).len(), 1);
     }

@@ -115,11 +115,12 @@ impl Survey<'_> {
     fn check_named(&self, wanted: &[DiskName], vms: &[Vm]) -> Result<(), VmDiskError> {
         let vms = vms.iter().filter(|vm| self.names.is_empty() || self.names.contains(&vm.name));
         let of_vm = |vm: &Vm| {
-            let there = data::found(&self.project.files(&vm.name));
+            let files = self.project.files(&vm.name);
+            let impostors = data::impostors(&files).into_iter().map(|(name, _)| name);
             let record = vm.record.as_ref().ok().and_then(Option::as_ref);
             let recorded = record.into_iter().flat_map(|record| record.data_disks.clone());
-            let names = there.into_iter().map(|disk| disk.name);
-            names.chain(recorded.map(|disk| disk.name)).collect::<Vec<_>>()
+            let names = data::found(&files).into_iter().map(|disk| disk.name);
+            names.chain(impostors).chain(recorded.map(|disk| disk.name)).collect::<Vec<_>>()
         };
         let known: BTreeSet<DiskName> = vms.flat_map(of_vm).collect();
         match wanted.iter().find(|name| !known.contains(*name)) {
@@ -237,6 +238,13 @@ impl Survey<'_> {
                     found.keep(Some(name), sentence_of_kept(name, &disk));
                 }
                 false => {}
+            }
+        }
+        for (disk, path) in data::impostors(&files) {
+            if self.options.data_disks.include(&disk)
+                && let Err(error) = check_removable(&path)
+            {
+                found.keep(Some(name), one_line(&error));
             }
         }
         for gone in record.into_iter().flat_map(|record| &record.data_disks) {

@@ -25,7 +25,7 @@ use crate::vm::error::{FileAction, SuspendError, VmDiskError, VmError, VmIoError
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{DiskStamp, Record, SavedDisk, SuspendRecord};
 
-use super::remove::{refuse_in_use, remove_disk, remove_unfinished_disk};
+use super::remove::{refuse_in_use, remove_made_disk, remove_unfinished_disk};
 use super::{new_beside, temporary_name};
 
 /// A data disk that is there, whether its VM has it or not.
@@ -79,6 +79,18 @@ pub(in crate::vm) fn found(files: &VmLayout) -> Vec<FoundDisk> {
     let mut disks: Vec<FoundDisk> = entries.filter_map(disk).collect();
     disks.sort_by(|one, other| one.name.cmp(&other.name));
     disks
+}
+
+/// Returns what has the name of a data disk of this VM and is no file: a link, a FIFO, a directory.
+pub(in crate::vm) fn impostors(files: &VmLayout) -> Vec<(DiskName, PathBuf)> {
+    let entries = fs::read_dir(files.data_disks()).into_iter().flatten().flatten();
+    let impostor = |entry: fs::DirEntry| {
+        let file = entry.file_name().into_string().ok()?;
+        let name = VmLayout::name_of_data_disk(&file)?.to_owned().try_into().ok()?;
+        let is_file = entry.metadata().is_ok_and(|metadata| metadata.is_file());
+        (!is_file).then(|| (name, entry.path()))
+    };
+    entries.filter_map(impostor).collect()
 }
 
 /// Returns the names of VMs that have data disks, or had some.
@@ -170,7 +182,8 @@ fn size_of(vm: &str, name: &DiskName, files: &VmLayout) -> Result<Option<u64>, V
 }
 
 /// Ensures that a VM has its data disks, each with its declared size, and reports those that it
-/// does not have any more.
+/// does not have any more. If a VM that is not `declared` has a disk with the name of a new one, it
+/// says so: the VM may have been renamed.
 ///
 /// # Errors
 /// Returns errors as [`check`] does, and those of creating and growing a disk.
@@ -178,12 +191,16 @@ pub(in crate::vm) fn ensure(
     vm: &str,
     disks: &[DataDisk],
     recorded: Option<&Record>,
+    declared: &[String],
     project: ProjectRef<'_>,
 ) -> Result<(), VmError> {
     let files = project.files(vm);
     for disk in disks {
         match size_of(vm, &disk.name, &files)? {
-            None => create(vm, disk, &files, project)?,
+            None => {
+                create(vm, disk, &files, project)?;
+                report_namesakes(vm, &disk.name, declared, &files, project);
+            }
             Some(bytes) if bytes < disk.size_bytes => {
                 let (path, context) = (files.data_disk(disk.name.as_str()), project.context);
                 refuse_in_use(&path)?;
@@ -198,6 +215,34 @@ pub(in crate::vm) fn ensure(
         }
     }
     Ok(())
+}
+
+/// Reports the disks with the name of a new one of `vm` that belong to VMs which are neither
+/// declared nor clones.
+fn report_namesakes(
+    vm: &str,
+    name: &DiskName,
+    declared: &[String],
+    files: &VmLayout,
+    project: ProjectRef<'_>,
+) {
+    for owner in owners(project.layout).filter(|owner| owner != vm && !declared.contains(owner)) {
+        let record = Record::load(project.layout, &owner).ok().flatten();
+        if record.as_ref().is_some_and(|record| record.cloned.is_some()) {
+            continue;
+        }
+        let disks = found(&project.files(&owner));
+        let Some(old) = disks.iter().find(|disk| disk.name == *name) else { continue };
+        let stopped = if record.is_some() { format!("{owner} {vm}") } else { vm.to_owned() };
+        let message = format!(
+            "disk `{name}` of VM `{vm}` is new and blank; that of VM `{owner}`, which is not in \
+            castra.toml any more, is kept: {old}. If `{vm}` is to have its data: castra down \
+            {stopped} && mv -i {old} {new} && castra up {vm}",
+            old = old.path.display(),
+            new = files.data_disk(name.as_str()).display(),
+        );
+        project.report(&Event::Warning { message });
+    }
 }
 
 fn report_detached(vm: &str, name: &DiskName, context: &RuntimeContext, files: &VmLayout) {
@@ -320,23 +365,26 @@ pub(in crate::vm) fn check_free(
 }
 
 /// Copies the data disks of a suspended VM to its clone, sharing their blocks where the filesystem
-/// can, and returns them as the clone's saved ones.
+/// can, and returns them as the clone's saved ones. `note` records each before it has its name.
 ///
 /// # Errors
-/// Returns [`VmIoError::File`], errors of a full filesystem, and those of [`check_free`].
+/// Returns [`VmIoError::File`], errors of a full filesystem, those of [`check_free`], and those of
+/// `note`.
 pub(in crate::vm) fn copy(
     disks: &[SavedDisk],
     from: &VmLayout,
     to: &VmLayout,
+    note: &mut dyn FnMut(SavedDisk) -> Result<(), VmError>,
     cancel: &Cancel,
 ) -> Result<Vec<SavedDisk>, VmError> {
-    disks.iter().map(|disk| copy_one(disk, from, to, cancel)).collect()
+    disks.iter().map(|disk| copy_one(disk, from, to, note, cancel)).collect()
 }
 
 fn copy_one(
     disk: &SavedDisk,
     from: &VmLayout,
     to: &VmLayout,
+    note: &mut dyn FnMut(SavedDisk) -> Result<(), VmError>,
     cancel: &Cancel,
 ) -> Result<SavedDisk, VmError> {
     let [from, path] = [from, to].map(|files| files.data_disk(disk.name.as_str()));
@@ -353,21 +401,27 @@ fn copy_one(
     let sha256 = Digest::Sha256(String::new());
     let (digest, _) = files::copy(source, &copy, &sha256, cancel).at("copy", &from)?;
     copy.sync_all().map_err(failed)?;
+    let stamp = DiskStamp::of(&temporary).map_err(failed)?;
+    let sha256 = Some(digest.hex().to_owned());
+    let made = SavedDisk { name: disk.name.clone(), stamp, sha256 };
+    note(made.clone())?;
+    failpoint::reach(Point::CloneDataCopied);
     temporary.persist_noclobber(&path).map_err(|error| failed(error.error))?;
     sync_directories(to).map_err(failed)?;
-    let stamp = DiskStamp::of(&path).map_err(failed)?;
-    Ok(SavedDisk { name: disk.name.clone(), stamp, sha256: Some(digest.hex().to_owned()) })
+    Ok(made)
 }
 
-/// Removes the data disks of an unfinished clone.
+/// Removes the data disks that were made for an unfinished clone. Anything else under their names
+/// stays.
 ///
 /// # Errors
 /// Returns errors as [`remove_disk`] does.
-pub(in crate::vm) fn remove_of_clone(disks: &[DataDisk], files: &VmLayout) -> Result<(), VmError> {
-    for disk in disks {
+pub(in crate::vm) fn remove_of_clone(record: &Record, files: &VmLayout) -> Result<(), VmError> {
+    for disk in &record.data_disks {
         let path = files.data_disk(disk.name.as_str());
         remove_unfinished_disk(&temporary_name(&path))?;
-        remove_disk(&path)?;
+        let made = record.cloned.as_ref().and_then(|cloned| cloned.made_data_disk(&disk.name));
+        remove_made_disk(&path, made)?;
     }
     let _ = fs::remove_dir(files.data_disks());
     Ok(())

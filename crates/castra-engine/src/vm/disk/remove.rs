@@ -12,7 +12,7 @@ use crate::layout::ProjectLayout;
 use crate::qemu::QCOW2_MAGIC;
 use crate::trusted;
 use crate::vm::error::{FileAction, VmDiskError, VmError, VmIoError};
-use crate::vm::record::Record;
+use crate::vm::record::{DiskStamp, Record};
 
 use super::{confirm_place, data};
 
@@ -25,6 +25,17 @@ pub(in crate::vm) fn remove_disk(path: &Path) -> Result<(), VmError> {
     check_removable(path)?;
     refuse_in_use(path)?;
     gone(path)
+}
+
+/// Removes a disk if it is the one that castra has made, and leaves any other file alone.
+///
+/// # Errors
+/// Returns errors as [`remove_disk`] does.
+pub(in crate::vm) fn remove_made_disk(path: &Path, made: Option<DiskStamp>) -> Result<(), VmError> {
+    match made {
+        Some(made) if DiskStamp::of(path).is_ok_and(|found| found == made) => remove_disk(path),
+        _ => Ok(()),
+    }
 }
 
 /// Checks that no QEMU has a disk open, wherever it runs: each holds locks on its files
@@ -97,8 +108,8 @@ pub(in crate::vm) fn remove_unfinished_clone(
     let overlay = like.at(record.overlay_path(layout));
     // First, since it may be refused: then everything stays.
     confirm_place(&record.name, &overlay)?;
-    remove_disk(&overlay)?;
-    data::remove_of_clone(&record.data_disks, &files)?;
+    remove_made_disk(&overlay, record.cloned.as_ref().and_then(|cloned| cloned.made_disk))?;
+    data::remove_of_clone(record, &files)?;
     for path in [files.machine_state(), files.clone_record(), files.record()] {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -48,7 +48,7 @@ pub use disk::VmDiskError;
 pub use io::{FileAction, VmIoError};
 pub use mount::MountError;
 pub use port::PortError;
-pub use provision::ProvisionError;
+pub use provision::{ProvisionError, StepName, StepOwner};
 pub use start::{NoLogin, Predecessor, StartError};
 pub use state::StateError;
 pub use stop::StopError;

@@ -2,7 +2,7 @@
 
 use crate::error::{Explain, Kind};
 
-use super::{ProvisionError, VmError};
+use super::VmError;
 
 /// Error of a throwaway VM. Its record and its logs are gone with it, so no hint names them.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +11,10 @@ pub struct ThrowawayError(Box<VmError>);
 
 impl ThrowawayError {
     pub(in crate::vm) fn new(error: impl Into<VmError>) -> Self {
-        Self(Box::new(error.into()))
+        Self(Box::new(match error.into() {
+            VmError::Provision(error) => error.of_run().into(),
+            error => error,
+        }))
     }
 }
 
@@ -23,7 +26,6 @@ impl Explain for ThrowawayError {
     fn hint(&self) -> Option<String> {
         match &*self.0 {
             VmError::Start(error) => error.advice(),
-            VmError::Provision(error) => hint_of_steps(error),
             VmError::Record(_)
             | VmError::Io(_)
             | VmError::Disk(_)
@@ -36,19 +38,4 @@ impl Explain for ThrowawayError {
             of_another_module => of_another_module.hint(),
         }
     }
-}
-
-/// Returns the hint of an error of a VM's steps, which belong to an image or to the command line.
-fn hint_of_steps(error: &ProvisionError) -> Option<String> {
-    let hint = match error {
-        ProvisionError::Failed { .. } => {
-            "Nothing of this step is kept, and the steps before it are not run again."
-        }
-        ProvisionError::SecretsNotGranted { .. } => {
-            "A step can send them anywhere. If you want it, run `castra up --allow-secrets` in the \
-            project once."
-        }
-        other => return other.hint(),
-    };
-    Some(hint.to_owned())
 }

@@ -9,9 +9,9 @@ use crate::files::Lock;
 use crate::guest::{ControlPort, LiveForward};
 use crate::sockets::Protocol;
 use crate::trusted;
+use crate::vm::ports::has_relay;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{BootRecord, Record, VmState, observe};
-use crate::vm::start::ports::has_relay;
 
 /// Time for an agent to answer, which it does within milliseconds unless it is busy.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);

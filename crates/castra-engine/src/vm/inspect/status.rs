@@ -42,6 +42,9 @@ pub struct DiskStatus {
     pub guest: Option<String>,
     /// `false` for a disk that the VM did not have at its last start, and that is kept.
     pub is_attached: bool,
+    /// Reason why it is not mounted, if the guest was asked ([`status_of_guests`]) and says so.
+    /// Completes "disk `data` …".
+    pub mount_fault: Option<String>,
 }
 
 /// Status of one VM.
@@ -218,6 +221,12 @@ fn with_answer(mut status: VmStatus, record: &Record, layout: &ProjectLayout) ->
             }
             status.clock_ahead_ms = Some(inspection.clock_ahead_ms);
             status.cloud_init = inspection.condition.cloud_init;
+            for fault in inspection.condition.disk_faults {
+                let mut disks = status.data_disks.iter_mut();
+                if let Some(disk) = disks.find(|disk| disk.name.as_str() == fault.name) {
+                    disk.mount_fault = Some(fault.reason);
+                }
+            }
         }
     }
     status
@@ -350,6 +359,7 @@ fn data_disks(record: &Record, files: &VmLayout) -> Vec<DiskStatus> {
             used_bytes: there.map(|found| found.used_bytes),
             guest: disk.guest.clone(),
             is_attached: true,
+            mount_fault: None,
         });
     }
     let kept = |found: FoundDisk| DiskStatus {
@@ -359,6 +369,7 @@ fn data_disks(record: &Record, files: &VmLayout) -> Vec<DiskStatus> {
         used_bytes: Some(found.used_bytes),
         guest: None,
         is_attached: false,
+        mount_fault: None,
     };
     disks.extend(found.into_iter().map(kept));
     disks

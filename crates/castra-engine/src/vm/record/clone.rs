@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{BootProfile, Firmware, Proxy};
-use crate::qemu::CpuModel;
+use crate::qemu::{CpuModel, DiskName};
 
-use super::suspended::DiskStamp;
+use super::suspended::{DiskStamp, SavedDisk};
 
 /// Properties of a clone, which no configuration declares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,21 @@ pub struct CloneRecord {
     /// Firmware of a native boot; `None` in a record of an earlier castra, and for other boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub firmware: Option<Firmware>,
+    /// While it is made: its disk, from the moment before it gets its name. Another file under that
+    /// name is not castra's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_disk: Option<DiskStamp>,
+    /// While it is made: its data disks, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub made_data_disks: Vec<SavedDisk>,
+}
+
+impl CloneRecord {
+    /// Returns the stamp of a data disk that was made for the clone.
+    pub(in crate::vm) fn made_data_disk(&self, name: &DiskName) -> Option<DiskStamp> {
+        let mut made = self.made_data_disks.iter();
+        made.find(|disk| disk.name == *name).map(|disk| disk.stamp)
+    }
 }
 
 /// A layer beside the disk, which a VM's disk and those of its clones are based on.

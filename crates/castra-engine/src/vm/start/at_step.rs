@@ -31,10 +31,10 @@ pub fn at_step<T>(
     let (definition, context) = (&plan.definition, project.context);
     let (vm, of) = (&definition.name, definition.provision.len());
     if of == 0 {
-        return Err(ProvisionError::NoSteps { vm: vm.clone() }.into());
+        return Err(ProvisionError::NoSteps { vm: vm.clone().into() }.into());
     }
     if number == 0 || number > of + 1 {
-        return Err(ProvisionError::NoSuchStep { vm: vm.clone(), number, of }.into());
+        return Err(ProvisionError::NoSuchStep { vm: vm.clone().into(), number, of }.into());
     }
     if let Err(problem) = definition.overlay.bounds().claim_state_root() {
         let (vm, problem) = (vm.clone(), Box::new(problem));

@@ -30,11 +30,11 @@ use super::launch::launch_on_free_port;
 use super::login::{await_login, is_expected};
 use super::machine::{machine, tcg_cpu};
 use super::options::WaitFor;
-use super::ports;
 use super::request::{BootRequest, boot_record};
 use super::session::BootSession;
 use super::warm::{self, Warm};
 use super::watch::{BootEnd, BootWatch};
+use crate::vm::ports;
 
 /// Starts the VM, from a warm template if there is one, and writes its record. After a failure no
 /// process is left, and the record says `stopped`. A VM whose kernel does not come up boots the

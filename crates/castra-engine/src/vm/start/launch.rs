@@ -4,8 +4,8 @@ use crate::qemu::{QemuError, QemuProcess};
 use crate::vm::error::{FileAction, VmError, VmIoError};
 use crate::vm::record::Record;
 
-use super::ports;
 use super::request::BootRequest;
+use crate::vm::ports;
 
 /// Most attempts to start QEMU with a free port. Another program may take the port between its
 /// choice and QEMU's start, but not this often by accident.

@@ -11,7 +11,7 @@ use crate::vm::disk::{Image, data};
 use crate::vm::kernel::Boots;
 use crate::vm::plan::VmPlan;
 
-use super::ports::{self, SshForward};
+use crate::vm::ports::{self, SshForward};
 
 /// Returns the CPU model under TCG: the VM's own, else its image's, else the default.
 pub(in crate::vm) fn tcg_cpu(definition: &VmDefinition, image: Option<&Image>) -> CpuModel {

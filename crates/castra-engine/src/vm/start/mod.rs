@@ -12,7 +12,6 @@ mod limits;
 mod login;
 mod machine;
 mod options;
-pub(super) mod ports;
 pub(super) mod predecessor;
 mod provision;
 mod request;
@@ -31,6 +30,7 @@ use super::error::{PortError, StartError, VmError, warn};
 use super::kernel::{self, Boots, Choice};
 use super::mounts;
 use super::plan::{BasePlan, VmPlan};
+use super::ports;
 use super::project::ProjectRef;
 use super::record::{ProvisionRecord, Record};
 use super::timeline::{Phase, Stopwatch};
@@ -43,7 +43,7 @@ pub(super) use launch::launch_on_free_port;
 pub(super) use login::{finish_login, set_clock};
 pub(super) use machine::{machine, tcg_cpu};
 pub use options::{UpOptions, UpOutcome, WaitFor};
-pub use ports::{SYSTEM_SSH_PORT, check_port, port_owner};
+
 pub(super) use provision::warn_of_change;
 pub use provision::{UngrantedSecret, grant_secrets, ungranted_secrets};
 pub(super) use request::{BootRequest, boot_record, host_of};
@@ -125,7 +125,7 @@ pub(super) fn bring_up(
         base = confirm(base, project)?;
     }
     let layer = warm.as_ref().map(|warm| warm.layer.clone());
-    data::ensure(vm, &definition.data_disks, recorded.as_ref(), project)?;
+    data::ensure(vm, &definition.data_disks, recorded.as_ref(), &plan.declared, project)?;
     let (artifacts, record) = ensure_vm_assets(plan, recorded, base, made, layer, project)?;
     let image = artifacts.image.as_ref();
     let Choice { boots, previous } = match first.filter(|_| artifacts.is_new) {

@@ -18,8 +18,8 @@ use crate::vm::record::{BootRecord, MissingModules};
 use crate::vm::timeline::{Phase, Stopwatch};
 
 use super::options::WaitFor;
-use super::ports;
 use super::watch::{BootEnd, BootWatch, LOOK_EVERY, Looks};
+use crate::vm::ports;
 
 /// Time for a restored guest to answer. It does so within a fraction of a second, within seconds on
 /// a busy host.

@@ -145,17 +145,69 @@ impl Cloning<'_> {
                 false => BootProfile::Native,
             },
             firmware: self.saved.boot.native.as_ref().map(|native| native.firmware),
+            made_disk: None,
+            made_data_disks: Vec::new(),
         });
         made.save(self.project.layout)?;
         failpoint::reach(Point::CloneBegun);
-        let source = self.freeze(source, &disk)?;
-        failpoint::reach(Point::CloneFrozen);
-        self.fill(made, &source)
+        let mut before = source;
+        before.suspended = Some(self.saved.clone());
+        let made = self.freeze(&before, &disk).and_then(|source| {
+            failpoint::reach(Point::CloneFrozen);
+            self.fill(made, &source)
+        });
+        if made.is_err()
+            && let Err(error) = self.undo(&before, &disk)
+        {
+            tracing::debug!(%error, "the rest of a failed clone stays");
+        }
+        made
+    }
+
+    /// Removes what there is of the clone, and puts the source's disk back into its place. What
+    /// cannot be undone stays as a killed castra leaves it.
+    fn undo(&self, before: &Record, disk: &Path) -> Result<(), VmError> {
+        let layout = self.project.layout;
+        if let Some(made) = Record::load(layout, self.new)? {
+            if !made.is_unfinished_clone() {
+                // It failed after the last record was written: the layer is in use.
+                return Ok(());
+            }
+            remove_unfinished_clone(&made, self.overlay, layout)?;
+        }
+        self.thaw(before, disk)
+    }
+
+    /// Reverses [`Self::freeze`], in the opposite order, once no other disk is based on the layer.
+    fn thaw(&self, before: &Record, disk: &Path) -> Result<(), VmError> {
+        let Some(mut frozen) = Record::load(self.project.layout, &before.name)? else {
+            return Ok(());
+        };
+        let Some(layer) = frozen.frozen.get(before.frozen.len()) else { return Ok(()) };
+        let layer = disk.with_file_name(&layer.name);
+        let failed =
+            |source| VmIoError::File { action: FileAction::Create, path: layer.clone(), source };
+        let overlay = DiskStamp::of(disk).map_err(failed)?;
+        if overlay != self.saved.disk {
+            frozen.suspended =
+                Some(SuspendRecord { next_disk: Some(overlay), ..self.saved.clone() });
+            frozen.save(self.project.layout)?;
+            let directory = disk.parent().unwrap_or(Path::new("/"));
+            let id: [u8; 8] = random_bytes().map_err(VmIoError::Random)?;
+            let link = directory.join(format!("{OVERLAY_TEMPORARY}{}", hex(&id)));
+            fs::set_permissions(&layer, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+            fs::hard_link(&layer, &link).map_err(failed)?;
+            fs::rename(&link, disk).map_err(failed)?;
+            File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+        }
+        before.save(self.project.layout)?;
+        fs::remove_file(&layer).map_err(failed)?;
+        Ok(())
     }
 
     /// Puts the source on a new overlay, and leaves its disk as a layer below that. At every
     /// moment, the source's disk is under its name.
-    fn freeze(&self, mut before: Record, disk: &Path) -> Result<Record, VmError> {
+    fn freeze(&self, before: &Record, disk: &Path) -> Result<Record, VmError> {
         let id: [u8; 8] = random_bytes().map_err(VmIoError::Random)?;
         let layer = frozen_layer(disk, &hex(&id));
         let failed =
@@ -179,11 +231,14 @@ impl Cloning<'_> {
 
         // 3. Recorded: whichever disk has the name, before the renaming or after it, is the right
         //    one.
-        before.suspended = Some(self.saved.clone());
         let mut frozen = before.clone();
         frozen.frozen.push(FrozenLayer { name, stamp: layer_stamp, sha256: Some(sha256) });
         frozen.suspended = Some(SuspendRecord { next_disk: Some(stamp), ..self.saved.clone() });
-        frozen.save(self.project.layout)?;
+        if let Err(error) = frozen.save(self.project.layout) {
+            before.save(self.project.layout)?;
+            let _ = fs::remove_file(&layer);
+            return Err(error.into());
+        }
 
         // 4. The overlay takes the disk's name, or everything is as before.
         if let Err(error) = overlay.persist(disk) {
@@ -216,6 +271,8 @@ impl Cloning<'_> {
         confirm_place(self.new, self.overlay)?;
         let temporary = self.new_overlay(directory, &relative(directory, &layer), &layer)?;
         confirm_place(self.new, self.overlay)?;
+        let stamp = DiskStamp::of(temporary.path()).map_err(failed(self.overlay))?;
+        self.note(&mut made, |cloned| cloned.made_disk = Some(stamp))?;
         temporary
             .persist_noclobber(self.overlay)
             .map_err(|error| failed(self.overlay)(error.error))?;
@@ -238,6 +295,7 @@ impl Cloning<'_> {
             &self.saved.data_disks,
             &self.project.files(&source.name),
             &self.project.files(self.new),
+            &mut |disk| self.note(&mut made, |cloned| cloned.made_data_disks.push(disk)),
             self.project.cancel(),
         )?;
         let disk = DiskStamp::of(self.overlay).map_err(failed(self.overlay))?;
@@ -252,6 +310,9 @@ impl Cloning<'_> {
         }
         made.suspended = Some(saved);
         made.progress = Progress::Suspended;
+        if let Some(cloned) = &mut made.cloned {
+            (cloned.made_disk, cloned.made_data_disks) = (None, Vec::new());
+        }
         // This one first: while the other says that the clone is incomplete, both are removed
         // together.
         made.save_as_new_clone(self.project.layout)?;
@@ -259,6 +320,14 @@ impl Cloning<'_> {
         let (vm, of) = (self.new.to_owned(), source.name.clone());
         self.project.report(&Event::VmCloned { vm, of });
         Ok(made)
+    }
+
+    /// Records what is made for the clone, before it has its name.
+    fn note(&self, made: &mut Record, note: impl FnOnce(&mut CloneRecord)) -> Result<(), VmError> {
+        if let Some(cloned) = &mut made.cloned {
+            note(cloned);
+        }
+        Ok(made.save(self.project.layout)?)
     }
 
     /// Copies what belongs to a natively booted guest: the key that it lets in, its server's key,

@@ -20,13 +20,14 @@ use crate::vm::disk::{Image, check_overlay, confirm_place, data, ensure_base};
 use crate::vm::error::{SuspendError, VmError};
 use crate::vm::kernel;
 use crate::vm::plan::VmPlan;
+use crate::vm::ports;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{
     AutoForwards, Progress, Record, RecordedMachine, StartKind, SuspendRecord,
 };
 use crate::vm::start::{
     BootRequest, UpOptions, WaitFor, boot_record, cancel_resume, continue_vm, host_of,
-    launch_on_free_port, machine, ports, record_timeline, set_clock, tcg_cpu, warn_of_change,
+    launch_on_free_port, machine, record_timeline, set_clock, tcg_cpu, warn_of_change,
 };
 use crate::vm::timeline::{Phase, Stopwatch};
 

@@ -50,6 +50,7 @@ const BEYOND_SCHEMA: &[(&str, &[usize])] = &[
     ("cpus", &[4]),
     ("data_disks", &[4, 5, 8, 9, 10, 11, 12, 13, 15]),
     ("disks", &[1]),
+    ("disks_without_an_agent", &[0]),
     ("image_memory", &[0]),
     ("memory", &[3, 5, 11]),
     ("overlays", &[0, 1, 2, 3, 6, 7, 8, 9]),

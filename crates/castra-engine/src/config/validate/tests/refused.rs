@@ -701,6 +701,14 @@ fn refused_steps_without_an_agent_or_with_cloud_init() {
 }
 
 #[test]
+fn refused_disks_without_an_agent() {
+    let disk = r#"disks = [{ name = "data", size = "1 GiB", guest = "/data" }]"#;
+    let document =
+        "[[vms]]\nname = \"dev\"\nbase_image = \"a.qcow2\"\nboot_profile = \"native\"\n@\n";
+    assert_refusals("disks_without_an_agent", &each(document, &[disk]));
+}
+
+#[test]
 fn refused_steps_of_images() {
     let vm = "[[vms]]\nname = \"dev\"\nmanaged_image = \"alpine-minimal\"\n";
     let many = format!("[{}]", "\"true\", ".repeat(20));

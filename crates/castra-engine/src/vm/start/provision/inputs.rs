@@ -171,7 +171,7 @@ fn open_at(directory: &OwnedFd, name: &OsStr) -> io::Result<(OwnedFd, Stat)> {
 }
 
 fn unreadable(vm: &str, path: PathBuf, source: io::Error) -> VmError {
-    let vm = vm.to_owned();
+    let vm = vm.to_owned().into();
     if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
         let reason = "a part of its path is a link, which may lead out of the project";
         return ProvisionError::Unsuitable { vm, path, reason }.into();
@@ -193,7 +193,7 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn unsuitable(&self, path: PathBuf, reason: &'static str) -> VmError {
-        ProvisionError::Unsuitable { vm: self.vm.to_owned(), path, reason }.into()
+        ProvisionError::Unsuitable { vm: self.vm.to_owned().into(), path, reason }.into()
     }
 
     /// Adds an entry's kind, name and permissions to the digest.
@@ -334,7 +334,7 @@ impl Reading<'_> {
         self.append(&mut header, below, &mut contents, path)?;
         if contents.bytes != size {
             let (vm, path) = (self.vm.to_owned(), path.to_owned());
-            return Err(ProvisionError::Changed { vm, path }.into());
+            return Err(ProvisionError::Changed { vm: vm.into(), path }.into());
         }
         self.hasher = hasher;
         Ok(())

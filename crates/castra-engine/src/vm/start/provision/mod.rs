@@ -73,7 +73,7 @@ impl Provisioning<'_> {
     /// [`ProvisionError`], or errors of making a layer. Layers of earlier steps are kept.
     pub(in crate::vm) fn layers(&self) -> Result<ProvisionRecord, VmError> {
         if !self.boots.has_agent() {
-            return Err(ProvisionError::NoAgent { vm: self.vm() }.into());
+            return Err(ProvisionError::NoAgent { vm: self.vm().into() }.into());
         }
         self.clear_unfinished();
         let steps = &self.plan.definition.provision;
@@ -207,10 +207,12 @@ impl Provisioning<'_> {
         wanted: &[ProvisionStep],
         key: &str,
     ) -> Result<StepLayer, VmError> {
-        let what = "another castra running the same step".to_owned();
-        let report_wait = || self.project.report(&Event::Waiting { what });
+        let report_wait = || {
+            let what = "another castra running the same step".to_owned();
+            self.project.report(&Event::Waiting { what });
+        };
         let path = cache.step_lock(key);
-        let lock = Lock::acquire(&path, self.project.cancel(), report_wait)
+        let lock = Lock::acquire_removable(&path, self.project.cancel(), report_wait)
             .map_err(TemplateError::from)?;
         // The last holder of the lock has probably made it.
         if let Ok(Some(layer)) = StepLayer::open(&cache.steps(), key) {
@@ -292,7 +294,7 @@ impl Provisioning<'_> {
         work: &dyn Fn(&Target) -> T,
     ) -> Result<T, VmError> {
         if !self.boots.has_agent() {
-            return Err(ProvisionError::NoAgent { vm: self.vm() }.into());
+            return Err(ProvisionError::NoAgent { vm: self.vm().into() }.into());
         }
         let steps = &self.plan.definition.provision;
         let nothing = StepAction::Run(String::new()).alone();
@@ -317,7 +319,7 @@ impl Provisioning<'_> {
         let boots = of_new_disk(definition, image, disk, self.project.context)?.boots;
         match boots.has_agent() {
             true => Ok(Some(boots)),
-            false => Err(ProvisionError::NoAgent { vm: self.vm() }.into()),
+            false => Err(ProvisionError::NoAgent { vm: self.vm().into() }.into()),
         }
     }
 

@@ -20,12 +20,13 @@ use crate::guest::ssh::{
 };
 use crate::guest::{ControlError, ControlPort, HeldPorts, StreamPorts, Streams, VmKeys};
 use crate::host::{random_bytes, unix_time};
-use crate::qemu::{MachineSpec, MachineStatus, end_of_log};
+use crate::qemu::{MachineSpec, MachineStatus, Qcow2Header, end_of_log};
 use crate::report::Event;
 use crate::sanitize::sanitize_text;
+use crate::size::ByteSize;
 use crate::template::{StepMachine, TemplateError};
 use crate::vm::diagnosis::Words;
-use crate::vm::error::{FileAction, ProvisionError, VmError, VmIoError};
+use crate::vm::error::{FileAction, ProvisionError, StepName, VmError, VmIoError};
 use crate::vm::monitor::RoomWatch;
 use crate::vm::start::limits::Limits;
 use crate::vm::start::watch::has_given_up;
@@ -58,6 +59,16 @@ if { read -r _ && read -r _; } < /proc/swaps; then swapoff -a; fi";
 
 /// Most output that is read of a program of castra's own, in bytes.
 const MAX_OUTPUT_BYTES: usize = 64 * 1024;
+
+/// Writes a MiB, and says whether there was room. The numbers of `df` do not: ext4 keeps blocks for
+/// itself that not even root gets, and others keep some for root.
+const TRY_TO_WRITE: &str = "\
+file=/.castra-room-$$
+LC_ALL=C dd if=/dev/zero of=$file bs=1024 count=1024 2>&1
+rm -f $file";
+
+/// Error of a full filesystem, ENOSPC, in the words of `TRY_TO_WRITE`.
+const NO_ROOM: &str = "No space left on device";
 
 /// Unpacks files from stdin in a directory, which is made if it is missing.
 const UNPACK: &str = "mkdir -p -- \"$1\" && exec tar -xpf - -C \"$1\"";
@@ -94,20 +105,15 @@ impl StepRun<'_> {
         failpoint::reach(Point::StepRun);
         let run = self.run_program(&machine);
         if let (Err(_), Some(panic)) = (&run, room.as_ref().and_then(RoomWatch::panic)) {
-            let (vm, text, panic) = (self.vm.clone(), self.step.to_string(), panic.to_owned());
-            let (number, of) = (self.number, self.of);
-            return Err(ProvisionError::Panicked { vm, number, of, text, panic }.into());
+            let (step, panic) = (self.name(), panic.to_owned());
+            return Err(ProvisionError::Panicked { step, panic }.into());
         }
         run?;
         // QEMU serves one client at a time.
         drop(room);
         let stopped = shut_down(&mut port, machine, &self.context.cancel);
         self.context.cancel.check()?;
-        stopped.map_err(|cause| {
-            let (vm, text) = (self.vm.clone(), self.step.to_string());
-            let (number, of) = (self.number, self.of);
-            ProvisionError::NotStopped { vm, number, of, text, cause }.into()
-        })
+        stopped.map_err(|cause| ProvisionError::NotStopped { step: self.name(), cause }.into())
     }
 
     /// Lets `work` use the machine, with the variables of the step. The guest is not shut down.
@@ -202,8 +208,7 @@ impl StepRun<'_> {
             error if error.is_interruption() => return error.into(),
             error => error.to_string(),
         };
-        let (vm, text) = (self.vm.clone(), self.step.to_string());
-        ProvisionError::NotStarted { vm, number: self.number, of: self.of, text, cause }.into()
+        ProvisionError::NotStarted { step: self.name(), cause }.into()
     }
 
     fn run_program(&self, machine: &StepMachine<'_>) -> Result<(), VmError> {
@@ -239,20 +244,49 @@ impl StepRun<'_> {
             lines.take(&mask.end(), &mut heard);
             lines.end(&mut heard);
         }
-        let (vm, text) = (self.vm.clone(), self.step.to_string());
-        let (number, of) = (self.number, self.of);
         let exit = match exit {
-            Ok(exit) if exit.is_success() => return Ok(()),
+            Ok(exit) if exit.is_success() => return self.ensure_room(&target, machine, ""),
             Ok(GuestExit::Code(code)) => format!("failed with exit code {code}"),
             Ok(GuestExit::Signal(name)) => format!("was ended by SIG{}", sanitize_text(&name)),
             Ok(GuestExit::OutputClosed | GuestExit::Interrupted(_)) => "was ended".to_owned(),
             Err(source) => {
                 self.context.cancel.check()?;
-                return Err(ProvisionError::Lost { vm, number, of, text, source }.into());
+                return Err(ProvisionError::Lost { step: self.name(), source }.into());
             }
         };
         let output = tail.text();
-        Err(ProvisionError::Failed { vm, number, of, text, exit, output }.into())
+        self.ensure_room(&target, machine, &output)?;
+        Err(ProvisionError::Failed { step: self.name(), exit, output }.into())
+    }
+
+    /// Ensures that the step has left room on the disk: each later step, and each VM, would begin
+    /// without any. `output` is that of a step that has failed.
+    fn ensure_room(
+        &self,
+        target: &Target,
+        machine: &StepMachine<'_>,
+        output: &str,
+    ) -> Result<(), VmError> {
+        let argv = ["/bin/sh", "-c", TRY_TO_WRITE].map(OsString::from).to_vec();
+        let has_room = match capture(&self.context.cancel, target, argv, MAX_OUTPUT_BYTES) {
+            Ok(captured) => !String::from_utf8_lossy(&captured.stdout).contains(NO_ROOM),
+            // A guest that is lost says so when it is to shut down.
+            Err(_) => {
+                self.context.cancel.check()?;
+                true
+            }
+        };
+        if has_room {
+            return Ok(());
+        }
+        let size = ByteSize(Qcow2Header::read(&machine.files.disk())?.virtual_bytes);
+        Err(ProvisionError::Full { step: self.name(), size, output: output.to_owned() }.into())
+    }
+
+    /// Returns the step as messages name it.
+    fn name(&self) -> StepName {
+        let (vm, text) = (self.vm.clone().into(), self.step.to_string());
+        StepName { vm, number: self.number, of: self.of, text }
     }
 
     /// Keeps the secrets of the step from the disk that its memory could reach.
@@ -260,8 +294,6 @@ impl StepRun<'_> {
         if self.secrets.is_empty() {
             return Ok(());
         }
-        let (vm, text) = (self.vm.clone(), self.step.to_string());
-        let (number, of) = (self.number, self.of);
         let argv = ["/bin/sh", "-c", KEEP_SECRETS].map(OsString::from).to_vec();
         let cause = match capture(&self.context.cancel, target, argv, MAX_OUTPUT_BYTES) {
             Ok(captured) if captured.exit.is_success() => return Ok(()),
@@ -271,10 +303,10 @@ impl StepRun<'_> {
             }
             Err(source) => {
                 self.context.cancel.check()?;
-                return Err(ProvisionError::Lost { vm, number, of, text, source }.into());
+                return Err(ProvisionError::Lost { step: self.name(), source }.into());
             }
         };
-        Err(ProvisionError::NotStarted { vm, number, of, text, cause }.into())
+        Err(ProvisionError::NotStarted { step: self.name(), cause }.into())
     }
 
     /// Returns the program that runs the step, in the guest.
@@ -315,7 +347,7 @@ impl StepRun<'_> {
                 }
                 StepAction::Run(_) => directory.to_owned(),
             };
-            return Err(ProvisionError::Changed { vm: self.vm.clone(), path }.into());
+            return Err(ProvisionError::Changed { vm: self.vm.clone().into(), path }.into());
         }
         file.rewind().map_err(failed)?;
         Ok(Some(file))
@@ -327,10 +359,7 @@ impl StepRun<'_> {
         let ports = StreamPorts { sockets: machine.sockets.clone(), count };
         let failed = |source| {
             VmError::from(ProvisionError::Lost {
-                vm: self.vm.clone(),
-                number: self.number,
-                of: self.of,
-                text: self.step.to_string(),
+                step: self.name(),
                 source: SshError::Local { what: "open a stream port", source },
             })
         };

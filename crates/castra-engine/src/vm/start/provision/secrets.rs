@@ -71,12 +71,12 @@ pub(super) fn check(
     ungranted.sort();
     ungranted.dedup();
     if !ungranted.is_empty() {
-        let vm = vm.to_owned();
+        let vm = vm.to_owned().into();
         return Err(ProvisionError::SecretsNotGranted { vm, variables: ungranted }.into());
     }
     for (step, number) in steps.iter().zip(first..) {
         for secret in &step.secrets {
-            let (vm, text, name) = (vm.to_owned(), step.to_string(), secret.name.clone());
+            let (vm, text, name) = (vm.to_owned().into(), step.to_string(), secret.name.clone());
             match value(secret, context) {
                 Some(value) if value.len() <= MAX_BYTES => {}
                 Some(_) => return Err(ProvisionError::LongSecret { vm, number, name }.into()),
