@@ -65,7 +65,7 @@ const checks = {
   },
 
   async files(sandbox) {
-    const content = randomBytes(20_000_000)
+    const content = randomBytes(5_000_000)
     const info = await sandbox.files.write('new/directory/big', new Blob([content]))
     assert.equal(info.path, '/home/user/new/directory/big')
     const inside = (await sandbox.commands.run('sha256sum new/directory/big')).stdout

@@ -116,7 +116,7 @@ async def terminals(sandbox):
 
 @check
 async def files(sandbox):
-    content = os.urandom(20_000_000)
+    content = os.urandom(5_000_000)
     digest = hashlib.sha256(content).hexdigest()
     for options in [{}, {"use_octet_stream": True}, {"gzip": True}]:
         info = await done(sandbox.files.write("new/directory/big", content, **options))

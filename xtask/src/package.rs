@@ -9,7 +9,7 @@ use crate::run::{cargo, root, run, run_command};
 use crate::tools;
 
 /// Crates that `castra` needs, in the order in which they are published.
-const LIBRARIES: [&str; 6] = [
+const LIBRARIES: [&str; 7] = [
     "castra-wire",
     "castra-flow",
     "castra-sftp",
