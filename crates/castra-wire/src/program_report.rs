@@ -20,6 +20,8 @@ pub struct ProgramReport {
     pub environment: Vec<(OsString, OsString)>,
     /// Directory in which it was started, if the host named one.
     pub directory: Option<OsString>,
+    /// It has a terminal.
+    pub has_terminal: bool,
 }
 
 impl ProgramReport {
@@ -30,6 +32,7 @@ impl ProgramReport {
 
     fn put(&self) -> Option<Vec<u8>> {
         let mut bytes = self.pid.to_be_bytes().to_vec();
+        bytes.push(u8::from(self.has_terminal));
         put(&mut bytes, self.tag.as_ref()).ok()?;
         put(&mut bytes, self.user.as_ref()).ok()?;
         put_number(&mut bytes, self.arguments.len()).ok()?;
@@ -51,7 +54,11 @@ impl ProgramReport {
     /// # Errors
     /// The bytes are no report.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        let (pid, mut rest) = bytes.split_first_chunk().ok_or(RecordError)?;
+        let (pid, rest) = bytes.split_first_chunk().ok_or(RecordError)?;
+        let (has_terminal, mut rest) = match rest {
+            [flag @ (0 | 1), rest @ ..] => (*flag == 1, rest),
+            _ => return Err(RecordError),
+        };
         let rest = &mut rest;
         let number = |rest: &mut &[u8]| take_number(rest).map_err(|_| RecordError);
         let bytes = |rest: &mut &[u8]| take(rest).map_err(|_| RecordError);
@@ -74,7 +81,7 @@ impl ProgramReport {
             return Err(RecordError);
         }
         let pid = u32::from_be_bytes(*pid);
-        Ok(Self { pid, tag, user, arguments, environment, directory })
+        Ok(Self { pid, tag, user, arguments, environment, directory, has_terminal })
     }
 }
 
@@ -93,6 +100,7 @@ mod tests {
                 arguments: vec!["sh".into(), "-c".into(), "".into()],
                 environment: vec![("A".into(), "b=c".into())],
                 directory,
+                has_terminal: true,
             };
             let mut records = Records::default();
             records.push(&sent.encode());

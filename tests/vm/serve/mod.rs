@@ -5,12 +5,27 @@ mod server;
 
 use std::fs;
 use std::io::Read as _;
+use std::path::Path;
 use std::time::Duration;
 
-use castra_test_support::{Project, eventually};
+use castra_test_support::{Project, eventually, linked_cache};
 use serde_json::{Value, json};
 
 use server::{Answer, Sandbox, Server, events, stdout_of};
+
+/// Returns a project with the cache that all tests of servers share: their template must be in no
+/// other test's.
+fn project() -> Project {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("serve-cache");
+    if !cache.exists() {
+        let made = linked_cache().keep();
+        if fs::rename(&made, &cache).is_err() {
+            // Another test was faster.
+            fs::remove_dir_all(&made).expect("removed");
+        }
+    }
+    Project::with_cache(cache)
+}
 
 /// Returns what is left of sandboxes.
 fn left(project: &Project) -> Vec<String> {
@@ -28,7 +43,7 @@ fn base() -> Value {
 
 #[test]
 fn sandboxes_outlive_a_server_that_is_killed() {
-    let project = Project::new();
+    let project = project();
     let server = Server::start(&project, &[]);
     let kept = server.create(&json!({ "templateID": "base", "metadata": { "name": "kept" } }));
     let short = server.create(&json!({ "templateID": "base", "timeout": 300 }));
@@ -62,7 +77,7 @@ fn sandboxes_outlive_a_server_that_is_killed() {
 
 #[test]
 fn a_fork_takes_everything_along_and_no_output_is_lost() {
-    let project = Project::new();
+    let project = project();
     let server = Server::start(&project, &[]);
     let sandbox = server.create(&base());
     let _sleeping = server.start_command(&sandbox, "exec sleep 1000");
@@ -107,7 +122,7 @@ fn a_fork_takes_everything_along_and_no_output_is_lost() {
 
 #[test]
 fn no_other_is_let_in_and_none_into_another_sandbox() {
-    let project = Project::new();
+    let project = project();
     let server = Server::start(&project, &["--max-vms", "2", "--memory-budget", "2GiB"]);
     let wish = base().to_string();
     let create = |headers: &[(&str, &str)]| {

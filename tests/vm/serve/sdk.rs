@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use castra_test_support::{Ended, Project, tool};
+use castra_test_support::{Ended, tool};
 
 use super::server::Server;
 
@@ -30,7 +30,7 @@ fn the_python_sdk_works() {
         let to = packages.to_string_lossy();
         tool("pip3", &["install", "--quiet", "--target", &to, PYTHON]);
     }
-    let project = Project::new();
+    let project = super::project();
     let server = Server::start(&project, &[]);
     for kind in ["sync", "async"] {
         let mut command = Command::new("python3");
@@ -48,7 +48,7 @@ fn the_typescript_sdk_works() {
         let to = packages.to_string_lossy();
         tool("npm", &["install", "--silent", "--no-save", "--prefix", &to, TYPESCRIPT]);
     }
-    let project = Project::new();
+    let project = super::project();
     let server = Server::start(&project, &[]);
     // A script's packages are found beside it.
     let script = packages.join("sandboxes.mjs");

@@ -1,7 +1,9 @@
 //! A `castra serve`, and requests to it.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ const LIMIT: Duration = Duration::from_secs(400);
 /// A server that runs.
 pub(super) struct Server {
     child: Child,
+    /// Directory of its VMs, which outlive it.
+    vms: PathBuf,
     pub(super) port: u16,
     pub(super) token: String,
 }
@@ -49,7 +53,8 @@ impl Server {
         assert_eq!(value(lines.next()), url);
         let token = value(lines.next());
         let port = url.rsplit(':').next().expect("a port").parse().expect("a number");
-        Self { child, port, token }
+        let vms = project.path().join("served/.castra/vms");
+        Self { child, vms, port, token }
     }
 
     /// Ends the server as a crash would.
@@ -140,11 +145,26 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Ends the VMs that a test leaves when it fails.
+    fn end_vms(&self) {
+        for vm in fs::read_dir(&self.vms).into_iter().flatten().flatten() {
+            let pid = fs::read_to_string(vm.path().join("qemu.pid")).unwrap_or_default();
+            if let Some(pid) = pid.trim().parse().ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         // One that has ended is as wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            self.end_vms();
+        }
     }
 }
 

@@ -97,6 +97,7 @@ impl KeptPrograms {
                     arguments: header.arguments.clone(),
                     environment: variables.clone(),
                     directory: header.directory.as_ref().map(|it| it.path().to_owned()),
+                    has_terminal: described.terminal.is_some(),
                 };
                 described.start_as(header, variables).await.map(|running| (running, report, early))
             }

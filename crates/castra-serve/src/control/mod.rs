@@ -48,4 +48,5 @@ pub(crate) fn router() -> Router<Shared> {
         .route("/volumecontent/{*rest}", get(unsupported::volumes).post(unsupported::volumes))
         .route("/secrets", get(unsupported::secrets).post(unsupported::secrets))
         .route("/secrets/{id}", delete(unsupported::secrets).get(unsupported::secrets))
+        .method_not_allowed_fallback(unsupported::method)
 }

@@ -15,7 +15,7 @@ use super::ApiError;
 use super::page::{newest_first, oldest_first, page};
 use super::wish::{DEFAULT_TIMEOUT_SECS, NewSandbox, timeout};
 use crate::envd::{self, ENVD_VERSION};
-use crate::sandboxes::{Paused, SandboxRecord};
+use crate::sandboxes::{OnTimeout, Paused, SandboxRecord};
 use crate::server::Shared;
 
 /// Most forks of one request.
@@ -69,6 +69,7 @@ struct Shown {
     #[serde(rename = "diskSizeMB")]
     disk_size_mb: u64,
     state: &'static str,
+    alias: String,
     envd_version: &'static str,
     metadata: BTreeMap<String, String>,
 }
@@ -76,6 +77,7 @@ struct Shown {
 impl Shown {
     fn of(record: SandboxRecord) -> Self {
         Self {
+            alias: record.template.clone(),
             template_id: record.template,
             sandbox_id: record.id,
             client_id: "castra",
@@ -168,8 +170,11 @@ pub(super) async fn detail(
 ) -> Result<Json<Value>, ApiError> {
     let record = shared.sandboxes.get(&id)?.record();
     let (token, is_isolated) = (record.access_token.clone(), record.shape.is_isolated);
+    let on_timeout = if record.on_timeout == OnTimeout::Kill { "kill" } else { "pause" };
+    let lifecycle = json!({ "autoResume": record.auto_resume, "onTimeout": on_timeout });
     let mut detail = serde_json::to_value(Shown::of(record)).unwrap_or_default();
     detail["allowInternetAccess"] = json!(!is_isolated);
+    detail["lifecycle"] = lifecycle;
     if let Some(token) = token {
         detail["envdAccessToken"] = json!(token);
     }
@@ -288,13 +293,25 @@ pub(super) async fn fork(
     Ok((StatusCode::CREATED, Json(shown.collect())))
 }
 
+/// Times of the wanted samples, in seconds since the Unix epoch.
+#[derive(Debug, Deserialize)]
+pub(super) struct MetricsQuery {
+    start: Option<i64>,
+    end: Option<i64>,
+}
+
 pub(super) async fn metrics(
     State(shared): State<Shared>,
     Path(id): Path<String>,
+    Query(query): Query<MetricsQuery>,
 ) -> Result<Json<Vec<Value>>, ApiError> {
     let sandbox = shared.sandboxes.get(&id)?;
     let record = sandbox.record();
-    if record.paused.is_some() {
+    // There is one sample: of now.
+    let now = Timestamp::now().as_second();
+    let is_wanted = query.start.is_none_or(|start| start <= now + 1)
+        && query.end.is_none_or(|end| end >= now - 1);
+    if record.paused.is_some() || !is_wanted {
         return Ok(Json(Vec::new()));
     }
     Ok(Json(vec![envd::metrics::sample(&sandbox).await?]))

@@ -25,6 +25,10 @@ pub(super) async fn tags() -> ApiError {
     ApiError::unsupported("tags of templates")
 }
 
+pub(super) async fn method() -> ApiError {
+    ApiError::unsupported("this method at this address")
+}
+
 pub(super) async fn volumes() -> ApiError {
     ApiError::unsupported("volumes")
 }

@@ -76,18 +76,17 @@ impl Files {
     ) -> Result<EntryInfo, ConnectError> {
         let mode = attributes.mode.unwrap_or(0);
         let is_symlink = mode & TYPE_BITS == LINK;
-        let (mut kind, mut symlink_target) = (kind_of(mode), None);
+        let mut symlink_target = None;
         if is_symlink {
             let target = self.sftp.path(Request::Readlink { path: path_bytes(path) }).await;
             symlink_target = target.ok().map(|it| String::from_utf8_lossy(&it).into_owned());
-            let target = self.sftp.attributes(Request::Stat { path: path_bytes(path) }).await;
-            kind = target.map_or(FileType::Symlink, |target| kind_of(target.mode.unwrap_or(0)));
         }
         let (user, group) = attributes.owner.unwrap_or_default();
         let name = path.rsplit('/').next().unwrap_or_default();
         Ok(EntryInfo {
             name: if name.is_empty() { "/" } else { name }.to_owned(),
-            kind: kind as i32,
+            // Not the type of its target: some clients know a link by this alone.
+            kind: kind_of(mode) as i32,
             path: path.to_owned(),
             size: i64::try_from(attributes.size.unwrap_or(0)).unwrap_or(i64::MAX),
             mode: mode & 0o777,

@@ -1,5 +1,6 @@
 //! `process.Process`: the programs of a sandbox.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +62,16 @@ pub(super) async fn start(
     let session = call.sandbox.session().await?;
     let mut arguments = vec![program(&call.sandbox, &session, config.cmd).await];
     arguments.extend(config.args.into_iter().map(OsString::from));
-    let mut environment = call.sandbox.record().environment;
+    let record = call.sandbox.record();
+    // Programs know by the first that they are in a sandbox.
+    let own = [
+        ("E2B_SANDBOX", "true".to_owned()),
+        ("E2B_SANDBOX_ID", record.id),
+        ("E2B_TEMPLATE_ID", record.template),
+    ];
+    let mut environment: BTreeMap<String, String> =
+        own.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    environment.extend(record.environment);
     environment.extend(config.envs);
     let has_terminal = request.pty.is_some();
     let new = NewProgram {
@@ -105,8 +115,11 @@ pub(super) async fn connect(
     request: ConnectRequest,
 ) -> Result<impl Stream<Item = Result<StartResponse, ConnectError>> + use<>, ConnectError> {
     let program = selected(request.process)?;
-    let running = call.sandbox.session().await?.follow(program).await?;
-    Ok(events(call, running, false))
+    let session = call.sandbox.session().await?;
+    let running = session.follow(program).await?;
+    let known = session.programs().await?;
+    let has_terminal = known.iter().any(|it| it.pid == running.pid() && it.has_terminal);
+    Ok(events(call, running, has_terminal))
 }
 
 /// Stream of a program's events.

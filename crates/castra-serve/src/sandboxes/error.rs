@@ -20,7 +20,7 @@ pub(crate) enum SandboxError {
     AlreadyPaused(String),
     #[error("{0}")]
     Full(String),
-    #[error("{0} is already a snapshot's name")]
+    #[error("{0} is the name of a template")]
     NameTaken(String),
     #[error("cannot write a record: {0}")]
     Record(#[from] io::Error),

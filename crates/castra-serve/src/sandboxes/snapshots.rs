@@ -34,7 +34,7 @@ impl Sandboxes {
         let sandbox = self.get(id)?;
         let _lifecycle = sandbox.lifecycle.lock().await;
         if let Some(name) = &name
-            && (self.snapshot(name).is_some() || self.templates().image(name).is_some())
+            && self.templates().image(name).is_some()
         {
             return Err(SandboxError::NameTaken(name.clone()));
         }
@@ -55,6 +55,9 @@ impl Sandboxes {
         let (this, vm) = (Arc::clone(self), sandbox.vm.clone());
         let cloning = spawn_blocking(move || match vm.clone_as(&snapshot.id) {
             Ok(_) => {
+                for name in &snapshot.names {
+                    this.take_name(name)?;
+                }
                 this.lock().snapshots.insert(snapshot.id.clone(), snapshot.clone());
                 Ok(snapshot)
             }
@@ -64,6 +67,15 @@ impl Sandboxes {
             }
         });
         cloning.await.map_err(|_| SandboxError::Ending)?
+    }
+
+    /// Takes a name from the snapshot that has it, for a newer one.
+    fn take_name(&self, name: &str) -> Result<(), SandboxError> {
+        let Some(mut older) = self.snapshot(name) else { return Ok(()) };
+        older.names.retain(|own| own != name);
+        self.snapshot_records.save(&older)?;
+        self.lock().snapshots.insert(older.id.clone(), older);
+        Ok(())
     }
 
     /// Removes a snapshot. Sandboxes that were made from it stay.
