@@ -9,7 +9,6 @@ use castra_engine::Castra;
 use castra_engine::context::working_directory;
 use castra_engine::error::Result;
 use castra_serve::{Limits, Listen, Options, Server};
-use rustix::system::sysinfo;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -129,10 +128,16 @@ fn url(address: SocketAddr) -> String {
     }
 }
 
+#[cfg(target_os = "linux")]
 fn three_quarters_of_memory() -> u64 {
-    let system = sysinfo();
-    let unit = u64::from(system.mem_unit.max(1));
-    u64::try_from(system.totalram).unwrap_or(0).saturating_mul(unit) / 4 * 3
+    let system = rustix::system::sysinfo();
+    system.totalram.saturating_mul(system.mem_unit.max(1).into()) / 4 * 3
+}
+
+/// A stand-in: elsewhere the kernel is not asked.
+#[cfg(not(target_os = "linux"))]
+fn three_quarters_of_memory() -> u64 {
+    4 << 30
 }
 
 #[cfg(test)]

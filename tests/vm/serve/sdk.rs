@@ -20,7 +20,7 @@ fn run_script(server: &Server, mut command: Command) {
     let url = format!("http://127.0.0.1:{}", server.port);
     command.env("E2B_API_URL", &url).env("E2B_SANDBOX_URL", &url);
     command.env("E2B_API_KEY", &server.token);
-    println!("{}", Ended::of(command).ok().text());
+    Ended::of(command).ok();
 }
 
 #[test]

@@ -3,14 +3,17 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, ExitStatus};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, WaitOptions, waitpid};
 use serde_json::json;
 
 use crate::cancel::Cancel;
@@ -48,7 +51,7 @@ const END_POLL: Duration = Duration::from_millis(2);
 /// A QEMU that this process has started and that has sent its greeting.
 #[derive(Debug)]
 pub struct QemuProcess {
-    child: Child,
+    child: Started,
     /// Version, as reported by QEMU.
     pub version: String,
     /// Time of the greeting.
@@ -70,7 +73,7 @@ impl QemuProcess {
         let deadline = Instant::now() + limit;
         loop {
             match self.child.try_wait() {
-                Ok(None) if Instant::now() < deadline => std::thread::sleep(END_POLL),
+                Ok(None) if Instant::now() < deadline => thread::sleep(END_POLL),
                 ended => return ended.ok().flatten(),
             }
         }
@@ -90,6 +93,40 @@ impl QemuProcess {
     /// Kills the process, for a start that is given up.
     pub fn kill(mut self) {
         kill(&mut self.child);
+    }
+}
+
+/// A child that may outlive what has started it. Dropped while it runs, it is left running, and
+/// reaped when it ends: a program that serves others starts many.
+#[derive(Debug)]
+struct Started {
+    child: Child,
+    lifetime: Lifetime,
+}
+
+impl Deref for Started {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.child
+    }
+}
+
+impl DerefMut for Started {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.child
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // One with another lifetime is waited for by those who have started it.
+        if self.lifetime == Lifetime::Own && matches!(self.child.try_wait(), Ok(None)) {
+            let pid = Pid::from_child(&self.child);
+            thread::spawn(move || {
+                let _ = waitpid(Some(pid), WaitOptions::empty());
+            });
+        }
     }
 }
 
@@ -177,7 +214,10 @@ pub fn launch(
         Ok((qmp.version().to_owned(), greeted))
     });
     match greeted {
-        Ok((version, greeted)) => Ok(QemuProcess { child, version, greeted, control }),
+        Ok((version, greeted)) => {
+            let child = Started { child, lifetime };
+            Ok(QemuProcess { child, version, greeted, control })
+        }
         Err(failure) => {
             // QEMU's connection closes a moment before the process ends.
             let signal =

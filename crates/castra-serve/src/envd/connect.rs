@@ -46,14 +46,14 @@ pub(crate) enum Codec {
 }
 
 impl Codec {
-    /// Returns the codec of a call, by its content type; `prefix` is that of its kind.
-    fn of(headers: &HeaderMap, prefix: &str) -> Result<Self, Response> {
+    /// Returns the codec of a call, by its content type, if it has one; `prefix` is that of its kind.
+    fn of(headers: &HeaderMap, prefix: &str) -> Option<Self> {
         let named = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let named = named.map(|kind| kind.split(';').next().unwrap_or_default().trim());
         match named.and_then(|kind| kind.strip_prefix("application/")?.strip_prefix(prefix)) {
-            Some("json") => Ok(Self::Json),
-            Some("proto") => Ok(Self::Proto),
-            _ => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response()),
+            Some("json") => Some(Self::Json),
+            Some("proto") => Some(Self::Proto),
+            _ => None,
         }
     }
 
@@ -83,16 +83,17 @@ impl Codec {
     }
 }
 
+fn unknown_codec() -> Response {
+    StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response()
+}
+
 /// Answers a call with one message each way.
 pub(super) async fn unary<M: Message, R: Message>(
     shared: Shared,
     request: Request,
     handle: impl AsyncFnOnce(Call, M) -> Result<R, ConnectError>,
 ) -> Response {
-    let codec = match Codec::of(request.headers(), "") {
-        Ok(codec) => codec,
-        Err(refused) => return refused,
-    };
+    let Some(codec) = Codec::of(request.headers(), "") else { return unknown_codec() };
     let (call, body) = match enter_call(&shared, request).await {
         Ok(entered) => entered,
         Err(refused) => return refused,
@@ -121,10 +122,7 @@ pub(super) async fn server_stream<M: Message, R: Message, S>(
 where
     S: Stream<Item = Result<R, ConnectError>> + Send + 'static,
 {
-    let codec = match Codec::of(request.headers(), "connect+") {
-        Ok(codec) => codec,
-        Err(refused) => return refused,
-    };
+    let Some(codec) = Codec::of(request.headers(), "connect+") else { return unknown_codec() };
     let (call, body) = match enter_call(&shared, request).await {
         Ok(entered) => entered,
         Err(refused) => return refused,
@@ -167,10 +165,7 @@ pub(super) async fn client_stream<M: Message, R: Message>(
     request: Request,
     handle: impl AsyncFnOnce(Call, Messages<M>) -> Result<R, ConnectError>,
 ) -> Response {
-    let codec = match Codec::of(request.headers(), "connect+") {
-        Ok(codec) => codec,
-        Err(refused) => return refused,
-    };
+    let Some(codec) = Codec::of(request.headers(), "connect+") else { return unknown_codec() };
     let (call, body) = match enter_call(&shared, request).await {
         Ok(entered) => entered,
         Err(refused) => return refused,
