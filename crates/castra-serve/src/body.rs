@@ -1,6 +1,6 @@
 //! Bodies of requests that are read before anything is answered. A connection whose request was
-//! refused with its body unread is closed, and a client that sends the next one on it at that moment
-//! loses it.
+//! refused with its body unread is closed, and a client that sends the next one on it at that
+//! moment loses it.
 
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;

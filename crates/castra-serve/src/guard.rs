@@ -1,4 +1,4 @@
-//! Who may ask: clients of this machine, with the right token.
+//! Guard of the server: only clients of this machine, with the right token, may ask.
 //!
 //! A page in a user's browser can reach a server on 127.0.0.1, too, under a name that its own
 //! server resolves to that address. So a request must name this machine as its host, and none may

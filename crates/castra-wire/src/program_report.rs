@@ -8,7 +8,7 @@ use crate::records::{RecordError, record_of};
 /// A kept program that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProgramReport {
-    /// Its pid.
+    /// Pid of the program.
     pub pid: u32,
     /// Name that its host gave it; may be empty.
     pub tag: String,
@@ -20,7 +20,7 @@ pub struct ProgramReport {
     pub environment: Vec<(OsString, OsString)>,
     /// Directory in which it was started, if the host named one.
     pub directory: Option<OsString>,
-    /// It has a terminal.
+    /// True if it has a terminal.
     pub has_terminal: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Records of any number in a stream: each is its length, a 32-bit number in network byte order, and
-//! so many bytes.
+//! Records of any number in a stream: each is its length, a 32-bit number in network byte order,
+//! and so many bytes.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 

@@ -295,7 +295,7 @@ fn a_clone_that_fails_is_undone() {
 }
 
 #[test]
-fn a_renamed_vm_is_told_of_the_disk_under_its_old_name() {
+fn a_renamed_vm_gets_a_hint_at_the_disk_under_its_old_name() {
     let lives = Lives::new();
     lives.declare(DATA);
     lives.fake.run(&["up"]).ok();

@@ -100,7 +100,8 @@ impl Vm {
         Ok(())
     }
 
-    /// Opens a session with the running VM, for a program that serves others. Needs a tokio runtime.
+    /// Opens a session with the running VM, for a program that serves others. Needs a tokio
+    /// runtime.
     ///
     /// # Errors
     /// Fails for a VM that does not run, boots natively, or has no free stream port.

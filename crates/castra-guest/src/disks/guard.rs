@@ -1,6 +1,6 @@
 //! Guard of a directory on which a disk should be mounted.
 //!
-//! Programs that expect the disk there would write to the VM's own disk, where nobody looks for
+//! Programs that expect the disk there would write to the VM's own disk, where no user looks for
 //! their data, and find none of the old. An empty filesystem that cannot be written to stops them.
 
 use std::fs;

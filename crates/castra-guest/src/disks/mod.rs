@@ -71,7 +71,7 @@ impl Disks {
         self.pending = self.pending.saturating_sub(1);
     }
 
-    /// Returns the disks that could not be mounted, and that nobody has mounted since.
+    /// Returns the disks that could not be mounted, and that were not mounted since.
     pub(crate) fn faults(&self, kernel_fs: &KernelFs) -> Vec<DiskFault> {
         let unmounted = self.unmounted.lock().unwrap_or_else(PoisonError::into_inner);
         if unmounted.is_empty() {

@@ -1,6 +1,6 @@
-//! Output of a kept program: the last of it is kept, and each stream that follows takes it at its own
-//! place. A program that writes faster than the slowest of them reads waits; without any, the oldest
-//! output is dropped.
+//! Output of a kept program: the last of it is kept, and each stream that follows takes it at its
+//! own place. A program that writes faster than the slowest of them reads waits; without any, the
+//! oldest output is dropped.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -53,8 +53,8 @@ enum Next {
 }
 
 impl Feed {
-    /// Sends the pid and the place, then the output from there, or from now on, and the end. Returns
-    /// once that is sent, or the stream has ended.
+    /// Sends the pid and the place, then the output from there, or from now on, and the end.
+    /// Returns once that is sent, or the stream has ended.
     pub(super) async fn send(&self, pid: u32, from: Option<u64>, outgoing: &Outgoing) {
         let follower = Follower::of(self, from);
         let mut first = BytesMut::from(&pid.to_be_bytes()[..]);
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(text(&inside), "wothree");
         feed.end(Some(Ended::Status(3)));
         assert!(matches!(first.next(), Next::End(Some(Ended::Status(3)))));
-        // One that has been told too much begins at the end.
+        // One that is said to have more than there is begins at the end.
         assert_eq!(Follower::of(&feed, Some(u64::MAX)).place(), 11);
     }
 

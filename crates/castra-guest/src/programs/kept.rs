@@ -40,7 +40,7 @@ pub(crate) struct KeptPrograms(Arc<Mutex<All>>);
 
 #[derive(Default)]
 struct All {
-    /// Those that run, by their pids.
+    /// Programs that run, by their pids.
     running: BTreeMap<u32, Arc<Kept>>,
     /// The last ones that have ended.
     ended: VecDeque<Arc<Kept>>,

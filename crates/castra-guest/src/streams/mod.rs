@@ -27,7 +27,7 @@ const STARTER_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// A session that no host has chosen.
 const NO_SESSION: Session = Session::new(0);
 
-/// What outlives the streams of all ports.
+/// State that outlives the streams of all ports.
 #[derive(Clone, Default)]
 struct Lasting {
     /// The guest's mounts, which need its kernel.

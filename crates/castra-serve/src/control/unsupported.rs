@@ -1,4 +1,4 @@
-//! What this server does not do, by name.
+//! Refusals of what this server does not do, by name.
 
 use super::ApiError;
 

@@ -46,7 +46,8 @@ pub(crate) enum Codec {
 }
 
 impl Codec {
-    /// Returns the codec of a call, by its content type, if it has one; `prefix` is that of its kind.
+    /// Returns the codec of a call, by its content type, if it has one; `prefix` is that of its
+    /// kind.
     fn of(headers: &HeaderMap, prefix: &str) -> Option<Self> {
         let named = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let named = named.map(|kind| kind.split(';').next().unwrap_or_default().trim());

@@ -1,4 +1,4 @@
-//! What a sandbox uses of its machine.
+//! Metrics: how much of its machine a sandbox uses.
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ pub struct Limits {
     pub memory_mib: u64,
 }
 
-/// What the running sandboxes take.
+/// Room that the running sandboxes take.
 #[derive(Debug, Default)]
 struct Taken {
     sandboxes: usize,

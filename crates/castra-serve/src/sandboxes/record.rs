@@ -36,7 +36,7 @@ pub(crate) struct SandboxRecord {
     pub(crate) on_timeout: OnTimeout,
     /// A request for it resumes it.
     pub(crate) auto_resume: bool,
-    /// It is paused.
+    /// Kind of its pause, if it is paused.
     pub(crate) paused: Option<Paused>,
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct Shape {
     pub(crate) cpus: u32,
     pub(crate) memory_mib: u64,
     pub(crate) disk_mib: u64,
-    /// It reaches nothing over the network.
+    /// True if it reaches nothing over the network.
     pub(crate) is_isolated: bool,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct Shape {
 pub(crate) enum OnTimeout {
     Kill,
     Pause,
-    /// It is paused without its memory.
+    /// A pause without its memory.
     Stop,
 }
 

@@ -1,5 +1,5 @@
-//! What an earlier server has left: sandboxes that still run, and halves of those that it was just
-//! making or ending.
+//! Recovery of what an earlier server has left: sandboxes that still run, and halves of those that
+//! it was just making or ending.
 
 use std::collections::BTreeSet;
 

@@ -1,8 +1,9 @@
 //! Session with a running guest, for programs that serve others: any number of programs, files and
 //! connections over one stream port.
 //!
-//! Unlike the rest of the interface, it is asynchronous and needs a tokio runtime with I/O and time.
-//! Programs that it starts are *kept*: they outlive the session, and another one finds them again.
+//! Unlike the rest of the interface, it is asynchronous and needs a tokio runtime with I/O and
+//! time. Programs that it starts are *kept*: they outlive the session, and another one finds them
+//! again.
 
 mod error;
 mod program;

@@ -11,7 +11,7 @@ use castra_wire::{MALFORMED_SIGNAL, TOO_LONG_SIGNAL};
 use super::SessionError;
 use crate::guest::ssh::GuestExit;
 
-/// Kind of terminal that programs are told of, in `TERM`.
+/// Kind of terminal in the `TERM` of programs.
 const TERM: &str = "xterm-256color";
 
 /// Most bytes of a reason why a program was not started that are kept.
@@ -32,7 +32,7 @@ pub struct NewProgram {
     pub terminal: Option<WindowSize>,
     /// Name by which it is found again; may be empty.
     pub tag: String,
-    /// Its stdin stays open. Without this, it reads an end of file at once.
+    /// Keeps its stdin open. Without this, it reads an end of file at once.
     pub has_stdin: bool,
     /// Time after which it is killed with its process group, whether a session is there or not.
     pub limit: Option<Duration>,
@@ -60,11 +60,11 @@ impl WindowSize {
 /// Something that a program has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProgramEvent {
-    /// It wrote to its stdout or its terminal.
+    /// Output to its stdout or its terminal.
     Stdout(Bytes),
-    /// It wrote to its stderr.
+    /// Output to its stderr.
     Stderr(Bytes),
-    /// It ended. Nothing follows.
+    /// End of the program. Nothing follows.
     Ended(GuestExit),
 }
 

@@ -242,7 +242,7 @@ fn remove_leftovers(
     Ok(found.iter().filter(|(path, _)| !path.exists()).map(|(_, bytes)| bytes).sum())
 }
 
-/// Removes the locks of layers of which nothing is there, and that nobody is making.
+/// Removes the locks of layers of which nothing is there, and that are not being made.
 fn remove_idle_locks(cache: &CacheLayout, steps: &TemplatesLayout) -> Result<(), TemplateError> {
     let locks = cache.step_lock("any");
     let entries = fs::read_dir(locks.parent().unwrap_or(Path::new("/")));
