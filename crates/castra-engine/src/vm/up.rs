@@ -1,6 +1,7 @@
 //! Bringing up VMs: from a plan to VMs in which commands can run.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{BootProfile, ProjectConfig};
@@ -115,7 +116,17 @@ fn make_startable(
     options: UpOptions,
 ) -> Result<ControlFlow<UpOutcome, Record>, VmError> {
     let vm = &plan.definition.name;
-    let attach = |record| attach_running(plan, record, project, options).map(ControlFlow::Break);
+    let attach = |record| match attach_running(plan, record, project, options) {
+        // It was ending when it was observed, as after `kill -9` on a busy machine.
+        Err(error) if has_ended(&project.files(vm).pidfile()) => {
+            tracing::debug!(%error, "the VM has ended meanwhile");
+            match Record::load(project.layout, vm)? {
+                Some(ended) => make_startable(plan, ended, project, options),
+                None => Err(error),
+            }
+        }
+        attached => attached.map(ControlFlow::Break),
+    };
     match observe(&record, &project.files(vm)).0 {
         VmState::Starting if is_stalled(&record, project.context) => end_stalled(&record, project)?,
         VmState::Starting | VmState::Running | VmState::DiskFull => return attach(record),
@@ -196,6 +207,11 @@ fn attach_running(
     }
     warn_of_change(plan, &record, project);
     attach(record, project, options)
+}
+
+/// Returns `true` if no QEMU runs. One that is about to end is waited for.
+fn has_ended(pidfile: &Path) -> bool {
+    running_qemu(pidfile).is_none_or(|qemu| qemu.is_ending() && qemu.wait(ANSWER_LIMIT))
 }
 
 /// Ends a machine that never ran. Its disk was created for a template's memory and not written to,
