@@ -152,6 +152,8 @@ fn nothing_is_lost_if_the_process_is_killed_during_a_suspend() {
         2>&1 &";
     sh(&project, writer).ok();
     let number = |text: &str| text.trim().parse::<u64>().unwrap_or(0);
+    let is_kept = || sh(&project, "test -s /tmp/kept").code == Some(0);
+    eventually("it writes", 2 * LONGEST_HANG, is_kept);
     for delay_ms in [0, 60, 200, 500, 1000] {
         let served = companion(&project);
         thread::scope(|scope| {
