@@ -13,12 +13,13 @@ const NEXT: HeaderName = HeaderName::from_static("x-next-token");
 const MAX_ITEMS: usize = 100;
 
 /// Returns the page that begins after the item with this key, and the token of the next one: the
-/// key of its last item. A list keeps its order while items come and go.
+/// key of its last item. The items come in any order, and are listed in that of their keys, so that
+/// a list keeps its order while items come and go.
 ///
 /// # Errors
 /// The length is none, or the token is not one of this list.
 pub(super) fn page<T: Serialize>(
-    items: Vec<(String, T)>,
+    items: impl Iterator<Item = (String, T)>,
     limit: Option<usize>,
     after: Option<&str>,
 ) -> Result<(HeaderMap, Json<Vec<T>>), ApiError> {
@@ -28,7 +29,9 @@ pub(super) fn page<T: Serialize>(
         Some(_) => return Err(ApiError::bad(format!("limit must be 1 to {MAX_ITEMS}"))),
     };
     let is_after = |(key, _): &(String, T)| after.is_none_or(|after| key.as_str() > after);
-    let mut rest = items.into_iter().filter(is_after).peekable();
+    let mut items: Vec<_> = items.filter(is_after).collect();
+    items.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let mut rest = items.into_iter().peekable();
     let (mut page, mut last) = (Vec::new(), None);
     while page.len() < limit
         && let Some((key, item)) = rest.next()
@@ -61,19 +64,18 @@ mod tests {
 
     #[test]
     fn pages_have_each_item_once_while_others_come() {
-        let item = |time: i64| (newest_first(time, "x"), time);
-        let sorted = |times: &[i64]| {
-            let mut items: Vec<_> = times.iter().map(|time| item(*time)).collect();
-            items.sort();
-            items
+        let items = |times: &[i64]| {
+            let items: Vec<_> =
+                times.iter().map(|time| (newest_first(*time, "x"), *time)).collect();
+            items.into_iter()
         };
-        let (headers, first) = page(sorted(&[1, 2, 3, 4]), Some(2), None).expect("a page");
+        let (headers, first) = page(items(&[3, 1, 4, 2]), Some(2), None).expect("a page");
         assert_eq!(first.0, [4, 3]);
         let token = headers[NEXT].to_str().expect("is text");
         // A newer one has come, and one of the first page is gone.
-        let (headers, second) = page(sorted(&[1, 2, 4, 5]), Some(2), Some(token)).expect("a page");
+        let (headers, second) = page(items(&[1, 2, 4, 5]), Some(2), Some(token)).expect("a page");
         assert_eq!(second.0, [2, 1]);
         assert!(!headers.contains_key(NEXT));
-        assert!(page(sorted(&[1]), Some(0), None).is_err());
+        assert!(page(items(&[1]), Some(0), None).is_err());
     }
 }

@@ -149,9 +149,7 @@ pub(super) async fn list(
         Some(other) => return Err(ApiError::bad(format!("unknown order {other}"))),
     };
     let wanted = shared.sandboxes.list().into_iter().filter(is_wanted);
-    let mut items: Vec<_> =
-        wanted.map(|record| (key(record.started_unix_ms, &record.id), Shown::of(record))).collect();
-    items.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let items = wanted.map(|record| (key(record.started_unix_ms, &record.id), Shown::of(record)));
     page(items, query.limit, query.next_token.as_deref())
 }
 

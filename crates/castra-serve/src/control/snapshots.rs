@@ -65,7 +65,7 @@ pub(super) async fn list(
     let wanted = shared.sandboxes.snapshots().into_iter().filter(is_wanted);
     let items = wanted
         .map(|snapshot| (newest_first(snapshot.made_unix_ms, &snapshot.id), Shown::from(snapshot)));
-    page(items.collect(), query.limit, query.next_token.as_deref())
+    page(items, query.limit, query.next_token.as_deref())
 }
 
 pub(super) async fn remove(

@@ -1,6 +1,6 @@
 //! Limits of all sandboxes together.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::SandboxError;
 
@@ -43,7 +43,7 @@ impl Admissions {
     /// [`SandboxError::Full`].
     pub(super) fn admit(&self, memory_mib: u64) -> Result<Admission, SandboxError> {
         let limits = self.limits;
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.lock();
         if taken.sandboxes >= limits.sandboxes {
             return Err(SandboxError::Full(format!(
                 "{} sandboxes run, and --max-vms allows no more",
@@ -57,16 +57,22 @@ impl Admissions {
                 taken.memory_mib, limits.memory_mib
             )));
         }
-        drop(taken);
-        Ok(self.take(memory_mib))
+        Ok(self.count(&mut taken, memory_mib))
     }
 
     /// Counts a sandbox that runs already.
     pub(super) fn take(&self, memory_mib: u64) -> Admission {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        self.count(&mut self.lock(), memory_mib)
+    }
+
+    fn count(&self, taken: &mut Taken, memory_mib: u64) -> Admission {
         taken.sandboxes += 1;
         taken.memory_mib += memory_mib;
         Admission { taken: Arc::clone(&self.taken), memory_mib }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -92,5 +98,16 @@ mod tests {
         drop(first);
         assert!(admissions.admit(600).is_ok());
         drop(second);
+    }
+
+    #[test]
+    fn the_last_room_goes_to_one() {
+        let admissions = Admissions::new(Limits { sandboxes: 7, memory_mib: 1000 });
+        let admitted: Vec<_> = std::thread::scope(|scope| {
+            let ask = || (0..100).filter_map(|_| admissions.admit(1).ok()).collect::<Vec<_>>();
+            let asking: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+            asking.into_iter().flat_map(|asked| asked.join().expect("no panic")).collect()
+        });
+        assert_eq!(admitted.len(), 7);
     }
 }

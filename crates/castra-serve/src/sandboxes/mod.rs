@@ -132,12 +132,9 @@ impl Sandboxes {
         found.ok_or_else(|| SandboxError::NotFound(id.to_owned()))
     }
 
-    /// Returns all records, the newest first.
+    /// Returns all records, in no order.
     pub(crate) fn list(&self) -> Vec<SandboxRecord> {
-        let all = self.lock();
-        let mut records: Vec<_> = all.sandboxes.values().map(|sandbox| sandbox.record()).collect();
-        records.sort_by_key(|record| (-record.started_unix_ms, record.id.clone()));
-        records
+        self.lock().sandboxes.values().map(|sandbox| sandbox.record()).collect()
     }
 
     /// Makes a sandbox and waits until commands can run in it.
@@ -201,19 +198,20 @@ impl Sandboxes {
                 Some(source) => source.clone_as(&record.id).and_then(|_| vm.up().start()),
                 None => vm.up().start(),
             };
-            match started {
-                Ok(_) => {
-                    // Its time begins now: the first one of a template takes a minute to start.
-                    let (mut record, now) = (record, now_ms());
-                    record.ends_unix_ms += now - record.started_unix_ms;
-                    record.started_unix_ms = now;
-                    this.records.save(&record)?;
-                    Ok(this.insert(Sandbox::new(vm, record), Some(admission)))
-                }
+            let recorded = started.map_err(SandboxError::from).and_then(|_| {
+                // Its time begins now: the first one of a template takes a minute to start.
+                let (mut record, now) = (record.clone(), now_ms());
+                record.ends_unix_ms += now - record.started_unix_ms;
+                record.started_unix_ms = now;
+                this.records.save(&record)?;
+                Ok(record)
+            });
+            match recorded {
+                Ok(record) => Ok(this.insert(Sandbox::new(vm, record), Some(admission))),
                 Err(error) => {
                     remove_vm(&vm);
                     this.records.remove(&record.id);
-                    Err(error.into())
+                    Err(error)
                 }
             }
         });
@@ -396,6 +394,12 @@ impl Sandboxes {
                 })
                 .collect();
             let resumed = if is_running { vm.up().start().map(drop) } else { Ok(()) };
+            if resumed.is_err() {
+                for (clone, record, _) in forks.iter().flatten() {
+                    remove_vm(clone);
+                    this.records.remove(&record.id);
+                }
+            }
             resumed.map(|()| forks)
         });
         let forks = cloning.await.map_err(|_| SandboxError::Ending)??;

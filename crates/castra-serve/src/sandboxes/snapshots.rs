@@ -15,11 +15,9 @@ impl Sandboxes {
         all.snapshots.get(name).or_else(|| all.snapshots.values().find(named)).cloned()
     }
 
-    /// Returns all snapshots, the newest first.
+    /// Returns all snapshots, in no order.
     pub(crate) fn snapshots(&self) -> Vec<SnapshotRecord> {
-        let mut snapshots: Vec<_> = self.lock().snapshots.values().cloned().collect();
-        snapshots.sort_by_key(|snapshot| (-snapshot.made_unix_ms, snapshot.id.clone()));
-        snapshots
+        self.lock().snapshots.values().cloned().collect()
     }
 
     /// Keeps the present state of a sandbox, which continues.
