@@ -50,6 +50,21 @@ fn a_killed_qemu_is_a_crash_and_comes_up_again() {
 }
 
 #[test]
+fn a_vm_that_ends_while_up_waits_for_its_guest_comes_up_again() {
+    let fake = running();
+    fake.behave("vm", "guest-silent");
+    std::thread::scope(|scope| {
+        let up = scope.spawn(|| fake.run(&["up"]));
+        // It waits for the guest, or finds it crashed on a very busy machine.
+        std::thread::sleep(Duration::from_secs(1));
+        fake.behave("vm", "");
+        fake.signal("vm", Signal::KILL);
+        up.join().expect("no panic").ok().says("had crashed");
+    });
+    assert_eq!(fake.state("vm"), "running");
+}
+
+#[test]
 fn a_guest_that_ends_by_itself_has_stopped() {
     let fake = running();
     fake.press_power_button("vm");

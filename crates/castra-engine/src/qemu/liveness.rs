@@ -66,7 +66,7 @@ impl QemuPid {
     }
 
     /// Returns `true` if the process is about to end: its connections close and its memory is freed
-    /// before it is gone, which takes a second on a busy machine. Only Linux tells.
+    /// before it is gone, which takes a second on a busy machine. Only Linux shows it.
     pub fn is_ending(&self) -> bool {
         platform::stat(self.pid).is_some_and(|stat| stat.is_ending)
     }

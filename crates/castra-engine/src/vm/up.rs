@@ -118,7 +118,7 @@ fn make_startable(
     let vm = &plan.definition.name;
     let attach = |record| match attach_running(plan, record, project, options) {
         // It was ending when it was observed, as after `kill -9` on a busy machine.
-        Err(error) if has_ended(&project.files(vm).pidfile()) => {
+        Err(error) if has_ended(&error, &project.files(vm).pidfile()) => {
             tracing::debug!(%error, "the VM has ended meanwhile");
             match Record::load(project.layout, vm)? {
                 Some(ended) => make_startable(plan, ended, project, options),
@@ -209,9 +209,12 @@ fn attach_running(
     attach(record, project, options)
 }
 
-/// Returns `true` if no QEMU runs. One that is about to end is waited for.
-fn has_ended(pidfile: &Path) -> bool {
-    running_qemu(pidfile).is_none_or(|qemu| qemu.is_ending() && qemu.wait(ANSWER_LIMIT))
+/// Returns `true` if no QEMU runs. One that is about to end, or has closed its connections, is
+/// waited for.
+fn has_ended(error: &VmError, pidfile: &Path) -> bool {
+    let has_hung_up = matches!(error, VmError::Start(StartError::BootDied { .. }));
+    running_qemu(pidfile)
+        .is_none_or(|qemu| (has_hung_up || qemu.is_ending()) && qemu.wait(ANSWER_LIMIT))
 }
 
 /// Ends a machine that never ran. Its disk was created for a template's memory and not written to,
