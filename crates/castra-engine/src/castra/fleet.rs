@@ -1,5 +1,6 @@
 //! A directory of VMs that a program makes.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,6 +48,15 @@ impl Fleet {
             settings.clone().declaring(name.to_owned(), bounds, self.state_root.clone())?;
         let project = Project::open(config, &self.context)?;
         Ok(Vm::with_options(project, name.to_owned(), options))
+    }
+
+    /// Returns the names of all VMs that have files, also of those of which only remains are left,
+    /// as of one that was being made when its program was killed. [`Vm::remove`] removes these.
+    ///
+    /// # Errors
+    /// Fails for a directory that belongs to another user or came from elsewhere.
+    pub fn names(&self) -> Result<BTreeSet<String>> {
+        Ok(vm::vm_names(&self.state_root.open(&self.context)?))
     }
 
     /// Returns the names of the VMs that were made, and their status.

@@ -110,6 +110,11 @@ impl Castra {
         SandboxBuilder::new(self.context.clone(), None)
     }
 
+    /// Returns an instance like this one whose operations another flag cancels.
+    pub fn with_cancel(&self, cancel: Cancel) -> Self {
+        Self { context: RuntimeContext { cancel, ..self.context.clone() } }
+    }
+
     /// Returns the flag that cancels all operations of this instance.
     pub fn cancel(&self) -> Cancel {
         self.context.cancel.clone()

@@ -66,6 +66,23 @@ impl Vm {
         Ok(())
     }
 
+    /// Pauses the VM, which runs: its processors stop, while its memory and its connections stay.
+    /// [`Vm::unpause`] continues it, and so does any command for it.
+    ///
+    /// # Errors
+    /// Fails for a VM that does not run.
+    pub fn pause(&self) -> Result<()> {
+        Ok(vm::pause(&self.name, self.project.lend())?)
+    }
+
+    /// Continues the VM after [`Vm::pause`], and sets its clock.
+    ///
+    /// # Errors
+    /// Fails for a VM that does not run, and for a guest that does not answer.
+    pub fn unpause(&self) -> Result<()> {
+        Ok(vm::unpause(&self.name, self.project.lend())?)
+    }
+
     /// Clones the VM, with its disk and its memory, and returns the new VM, which is suspended. A
     /// running VM is suspended meanwhile and then resumed.
     ///
@@ -87,7 +104,7 @@ impl Vm {
         Ok(vm::resize(&self.name, disk_bytes, project.config(), project.lend())?)
     }
 
-    /// Removes the VM, which must be stopped, with its disks.
+    /// Removes the VM, which must be stopped, with its disks; or the remains of one.
     ///
     /// # Errors
     /// Fails for a VM that runs or is suspended, and if a file cannot be removed.

@@ -19,6 +19,7 @@
 //! | `start/` | launching QEMU, booting or restoring, waiting for the guest, continuing |
 //! | `suspend/` | suspending, resuming, cloning |
 //! | `up`, `down/`, `restart`, `clone_running` | the operations that start and stop VMs |
+//! | `pause` | stopping a running machine's processors, and continuing it |
 //! | `resize` | growing the disk of a VM, running or stopped |
 //! | `throwaway`, `clean/` | VMs for one command; removal of VMs and of their files |
 //! | `access` | the way into a guest in which commands can run |
@@ -85,6 +86,7 @@ mod monitor;
 mod mount;
 mod mounts;
 mod parallel;
+mod pause;
 mod plan;
 mod port;
 mod ports;
@@ -105,7 +107,7 @@ pub use access::{
 pub use accompany::ObservedPort;
 pub use clean::{
     CleanOptions, CleanReport, Cleaned, CleanedKind, DataDisks, Kept, Orphan, clean, end_orphan,
-    orphans,
+    orphans, vm_names,
 };
 pub use clone_running::clone_running;
 pub use companion::{
@@ -129,6 +131,7 @@ pub use kernel::{boots_by_uefi, check_own_disk, firmware_of};
 pub use mount::{mount, unmount};
 pub use mounts::{grant_mounts, ungranted_mounts};
 pub use parallel::PerVm;
+pub use pause::{pause, unpause};
 pub use plan::{BasePlan, Plan, VmPlan, only_declared};
 pub use port::{
     acknowledge_ports, add_forwards, announce_ports, forward_listeners, remove_forwards,

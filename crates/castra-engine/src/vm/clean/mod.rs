@@ -29,6 +29,7 @@ use remove::{Usage, forget_data_disk, quarantine_record, remove, remove_empty_di
 use survey::Survey;
 
 pub use orphans::{Orphan, end_orphan, orphans};
+pub use survey::vm_names;
 
 /// Options of a clean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -447,7 +447,9 @@ fn sentence_of_kept(vm: &str, disk: &FoundDisk) -> String {
 
 /// Returns every VM with remains: a directory of its own, a disk at the default location, or data
 /// disks.
-fn vm_names(layout: &ProjectLayout) -> BTreeSet<String> {
+/// Returns the names of all VMs that have files: of recorded ones, and of those of which only
+/// remains are left.
+pub fn vm_names(layout: &ProjectLayout) -> BTreeSet<String> {
     let name = |entry: DirEntry| entry.file_name().into_string().ok();
     let directories = entries(&layout.vms()).filter_map(name);
     let disks = entries(layout.state_root()).filter_map(name);

@@ -112,7 +112,15 @@ pub(in crate::vm) fn continue_vm(
     Ok(record)
 }
 
-fn wake(record: &Record, boot: &BootRecord, project: ProjectRef<'_>) -> Result<(), VmError> {
+/// Gives a guest that has not run for a while its clock and keys.
+///
+/// # Errors
+/// Returns errors of waiting for the guest.
+pub(in crate::vm) fn wake(
+    record: &Record,
+    boot: &BootRecord,
+    project: ProjectRef<'_>,
+) -> Result<(), VmError> {
     let (vm, files, disk) =
         (&record.name, &project.files(&record.name), &record.overlay_path(project.layout));
     let keys = VmKeys::load_or_create(files)?;

@@ -38,7 +38,7 @@ use super::timeline::{Phase, Stopwatch};
 pub(super) use account::record_timeline;
 pub use at_step::at_step;
 pub(super) use attach::{attach, check_network, is_stalled, report_running};
-pub(super) use continue_vm::{cancel_resume, cancel_suspend, continue_vm, discard};
+pub(super) use continue_vm::{cancel_resume, cancel_suspend, continue_vm, discard, wake};
 pub(super) use launch::launch_on_free_port;
 pub(super) use login::{finish_login, set_clock};
 pub(super) use machine::{machine, tcg_cpu};
