@@ -822,6 +822,9 @@ pub(super) struct ServeArgs {
     /// Most memory of all sandboxes that run [default: three quarters of this machine's]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     pub(super) memory_budget: Option<u64>,
+    /// VMs to keep ready, paused, for new sandboxes, of each kind that clients make
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) pool: usize,
     /// Virtual CPUs of each sandbox
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) cpus: u32,

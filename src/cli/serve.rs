@@ -70,6 +70,7 @@ pub(super) fn run(serve: &ServeArgs, context: &CommandContext) -> Result<ExitCod
         memory_mib: serve.memory >> 20,
         disk_mib: serve.disk >> 20,
         limits: Limits { sandboxes: serve.max_vms, memory_mib: memory_budget >> 20 },
+        pool: serve.pool,
     };
     let server = Server::bind(&castra, options)?;
     announce(&server, &serve.listen, directory, context)?;

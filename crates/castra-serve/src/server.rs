@@ -45,6 +45,8 @@ pub struct Options {
     pub disk_mib: u64,
     /// Limits of all sandboxes together.
     pub limits: Limits,
+    /// Number of VMs to keep ready for new sandboxes, of each kind that clients make.
+    pub pool: usize,
 }
 
 /// A server that listens, from [`Server::bind`].
@@ -109,10 +111,10 @@ impl Server {
             .build()
             .map_err(ServeError::Runtime)?;
         let listener = runtime.block_on(Listener::bind(&options.listen))?;
-        let Options { settings, images, cpus, memory_mib, disk_mib, limits, .. } = &options;
+        let Options { settings, images, cpus, memory_mib, disk_mib, limits, pool, .. } = &options;
         let machine = Machine { cpus: *cpus, memory_mib: *memory_mib, disk_mib: *disk_mib };
         let (settings, images) = (settings.clone(), images.clone());
-        let sandboxes = Sandboxes::open(castra, settings, root, images, machine, *limits)?;
+        let sandboxes = Sandboxes::open(castra, settings, root, images, machine, *limits, *pool)?;
         sandboxes.recover().map_err(|error| failed(io::Error::other(error.to_string())))?;
         let address = listener.address();
         let shared = Arc::new(State { token, sandboxes: Arc::new(sandboxes), address });
@@ -138,7 +140,8 @@ impl Server {
         let router = router(&shared);
         let served = runtime.block_on(async {
             tokio::spawn(Arc::clone(&shared.sandboxes).keep_time());
-            match listener {
+            let filling = tokio::spawn(Arc::clone(&shared.sandboxes).fill_pool());
+            let served = match listener {
                 Listener::Tcp(listener) => tokio::select! {
                     served = axum::serve(listener, router).into_future() => served,
                     () = ended => Ok(()),
@@ -151,7 +154,12 @@ impl Server {
                     let _ = fs::remove_file(path);
                     served
                 }
-            }
+            };
+            let sandboxes = Arc::clone(&shared.sandboxes);
+            let _ = tokio::task::spawn_blocking(move || sandboxes.close_pool()).await;
+            // It removes what it is making.
+            let _ = filling.await;
+            served
         });
         // What is being done to a VM is done to its end.
         drop(runtime);

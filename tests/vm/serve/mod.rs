@@ -8,6 +8,8 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
+use castra_engine::layout::SocketsLayout;
+use castra_engine::qemu::MachineStatus;
 use castra_test_support::{Project, eventually, linked_cache};
 use serde_json::{Value, json};
 
@@ -29,12 +31,14 @@ fn project() -> Project {
 
 /// Returns what is left of sandboxes.
 fn left(project: &Project) -> Vec<String> {
-    let served = project.path().join("served");
-    let names = |directory: &str| {
-        let entries = fs::read_dir(served.join(directory)).into_iter().flatten().flatten();
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
-    };
-    [names("sandboxes"), names("snapshots"), names(".castra/vms")].concat()
+    ["sandboxes", "snapshots", ".castra/vms"].map(|directory| names(project, directory)).concat()
+}
+
+/// Returns the names in a directory of the server's.
+fn names(project: &Project, directory: &str) -> Vec<String> {
+    let directory = project.path().join("served").join(directory);
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 fn base() -> Value {
@@ -73,6 +77,76 @@ fn sandboxes_outlive_a_server_that_is_killed() {
     server.end();
     assert_eq!(left(&project), Vec::<String>::new());
     assert_eq!(project.processes(), Vec::<String>::new());
+}
+
+/// Waits until a VM is ready besides the sandboxes, and returns its name.
+fn ready(project: &Project) -> String {
+    let mut ready = None;
+    eventually("a VM that is ready", Duration::from_secs(400), || {
+        let known = names(project, "sandboxes");
+        let is_free = |vm: &String| !known.iter().any(|record| record.starts_with(vm.as_str()));
+        ready = names(project, ".castra/vms").into_iter().find(is_free);
+        ready.as_ref().is_some_and(|vm| is_paused(project, vm))
+    });
+    ready.expect("it was found")
+}
+
+/// Returns `true` if the VM has started, and its processors stand still.
+fn is_paused(project: &Project, vm: &str) -> bool {
+    let record = project.path().join(format!("served/.castra/vms/{vm}/vm.json"));
+    let record: Value =
+        serde_json::from_slice(&fs::read(record).unwrap_or_default()).unwrap_or_default();
+    record["progress"] == "running"
+        && record["boot"]["sockets"].as_str().is_some_and(|sockets| {
+            let status = MachineStatus::glance(&SocketsLayout::new(sockets.into()));
+            status == Some(MachineStatus::Paused)
+        })
+}
+
+#[test]
+fn a_sandbox_that_is_ready_is_handed_out_and_makes_room_for_others() {
+    let project = project();
+    let server = Server::start(&project, &["--max-vms", "2"]);
+    let vm = ready(&project);
+    std::thread::sleep(Duration::from_secs(5));
+    let sandbox = server.create(&base());
+    assert_eq!(sandbox.id, vm);
+    let before = now();
+    let inside = server.command(&sandbox, "date +%s").trim().parse::<u64>().expect("a time");
+    assert!((before.saturating_sub(1)..=now() + 1).contains(&inside), "{inside}, not {before}");
+
+    // The next one has the last room, until it is needed.
+    let vm = ready(&project);
+    let isolated = json!({ "templateID": "base", "allow_internet_access": false });
+    let other = server.create(&isolated);
+    assert_eq!(server.command(&other, "echo here"), "here\n");
+    assert_ne!(other.id, vm);
+    assert!(!names(&project, ".castra/vms").contains(&vm));
+    server.control("POST /v2/sandboxes", &base()).is(429);
+
+    // One that its server left is removed by the next.
+    server.control(&format!("DELETE /sandboxes/{}", other.id), &Value::Null).is(204);
+    let vm = ready(&project);
+    server.kill();
+    let server = Server::start(&project, &["--pool", "0"]);
+    assert_eq!(names(&project, ".castra/vms"), [sandbox.id.as_str()]);
+    assert_ne!(sandbox.id, vm);
+    assert_eq!(server.command(&sandbox, "echo here"), "here\n");
+    server.end();
+
+    // One that is ready or is being made ends with its server.
+    let server = Server::start(&project, &[]);
+    ready(&project);
+    server.end();
+    Server::start(&project, &["--pool", "2"]).end();
+    assert_eq!(left(&project), Vec::<String>::new());
+    assert_eq!(project.processes(), Vec::<String>::new());
+}
+
+/// Returns the time, in seconds since the Unix epoch.
+fn now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.expect("it is after 1970").as_secs()
 }
 
 #[test]

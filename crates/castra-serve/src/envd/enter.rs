@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::sandboxes::{Sandbox, SandboxError};
+use crate::sandboxes::{Sandbox, SandboxError, USER};
 use crate::server::Shared;
 use crate::token::is_same;
 
@@ -22,9 +22,6 @@ const ACCESS_TOKEN: &str = "x-access-token";
 
 /// Port of a sandbox on which clients expect the services themselves.
 pub(super) const ENVD_PORT: u16 = 49983;
-
-/// User of a request that names none.
-const DEFAULT_USER: &str = "user";
 
 /// Header with the interval of signs of life in a stream, in seconds.
 const KEEPALIVE: &str = "keepalive-ping-interval";
@@ -95,7 +92,7 @@ pub(super) async fn enter(shared: &Shared, headers: &HeaderMap) -> Result<Entere
     }
     let keepalive = headers.get(KEEPALIVE).and_then(|secs| secs.to_str().ok()?.parse().ok());
     let keepalive = keepalive.filter(|secs| *secs > 0).map(Duration::from_secs);
-    let user = user_of(headers).unwrap_or_else(|| DEFAULT_USER.to_owned());
+    let user = user_of(headers).unwrap_or_else(|| USER.to_owned());
     Ok(Entered { sandbox, user, keepalive: keepalive.unwrap_or(DEFAULT_KEEPALIVE) })
 }
 

@@ -5,9 +5,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use castra_engine::GuestExit;
-use castra_engine::session::sftp::Request;
 use castra_engine::session::{
     GuestSession, KeptProgram, NewProgram, ProgramEvent, RunningProgram, SessionError, WindowSize,
 };
@@ -24,11 +22,7 @@ use super::messages::process::{
     Selector, SendInputRequest, SendSignalRequest, Signal, StartEvent, StartRequest, StartResponse,
     StreamInputRequest, UpdateRequest,
 };
-use crate::sandboxes::Sandbox;
-
-/// Shell that the SDKs call by this path, and the one that each guest has.
-const BASH: &str = "/bin/bash";
-const SHELL: &str = "/bin/sh";
+use crate::sandboxes::{BASH, Sandbox};
 
 pub(super) async fn list(call: Call, _: ListRequest) -> Result<ListResponse, ConnectError> {
     let text = |text: &OsString| text.to_string_lossy().into_owned();
@@ -95,14 +89,7 @@ pub(super) async fn start(
 
 /// Returns the program to start: without bash, the shell that is there.
 async fn program(sandbox: &Sandbox, session: &GuestSession, named: String) -> OsString {
-    if named != BASH {
-        return named.into();
-    }
-    let looked = sandbox.has_bash.get_or_init(|| async {
-        let Ok(files) = session.files("root").await else { return true };
-        files.attributes(Request::Stat { path: Bytes::from_static(BASH.as_bytes()) }).await.is_ok()
-    });
-    if *looked.await { named.into() } else { SHELL.into() }
+    if named == BASH { sandbox.shell(session).await.into() } else { named.into() }
 }
 
 fn directory(path: &str) -> OsString {

@@ -13,9 +13,11 @@
 
 mod error;
 mod limits;
+mod pool;
 mod record;
 mod recover;
 mod sandbox;
+mod shell;
 mod snapshots;
 mod templates;
 
@@ -25,17 +27,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use castra_engine::{Castra, Fleet, SandboxBuilder, Vm};
+use castra_engine::{Cancel, Castra, Fleet, SandboxBuilder, Vm};
 use jiff::Timestamp;
 use tokio::task::{JoinSet, spawn_blocking};
 
 pub(crate) use error::SandboxError;
 pub use limits::Limits;
 use limits::{Admission, Admissions};
+use pool::{Pool, Ready, Room};
 use record::Records;
 pub(crate) use record::{OnTimeout, Paused, SandboxRecord, Shape, SnapshotRecord};
 pub(crate) use sandbox::Sandbox;
-pub(crate) use templates::Templates;
+pub(crate) use shell::BASH;
+pub(crate) use templates::{Templates, USER};
 
 use crate::error::ServeError;
 use crate::random;
@@ -67,12 +71,24 @@ pub(crate) struct Machine {
     pub(crate) disk_mib: u64,
 }
 
+impl Machine {
+    /// Returns the shape of a sandbox with an image, or with the default one.
+    fn shape(self, image: Option<String>, is_isolated: bool) -> Shape {
+        let Self { cpus, memory_mib, disk_mib } = self;
+        Shape { image, cpus, memory_mib, disk_mib, is_isolated }
+    }
+}
+
 /// All sandboxes and snapshots.
 pub(crate) struct Sandboxes {
     fleet: Fleet,
+    /// VMs of the fleet for their first starts, which the server's caller can cancel. All else is
+    /// done to its end.
+    starting: Fleet,
     templates: Templates,
     machine: Machine,
     admissions: Admissions,
+    pool: Pool,
     records: Records<SandboxRecord>,
     snapshot_records: Records<SnapshotRecord>,
     all: Mutex<All>,
@@ -98,15 +114,19 @@ impl Sandboxes {
         images: Vec<String>,
         machine: Machine,
         limits: Limits,
+        pool: usize,
     ) -> Result<Self, ServeError> {
         let failed = |source: io::Error| ServeError::Directory { path: root.to_owned(), source };
-        let fleet =
-            castra.fleet(root).map_err(|error| failed(io::Error::other(error.to_string())))?;
+        let fleet = |castra: &Castra| {
+            castra.fleet(root).map_err(|error| failed(io::Error::other(error.to_string())))
+        };
         Ok(Self {
-            fleet,
+            fleet: fleet(&castra.with_cancel(Cancel::new()))?,
+            starting: fleet(castra)?,
             templates: Templates::new(settings, root, images)?,
             machine,
             admissions: Admissions::new(limits),
+            pool: Pool::new(pool, machine.shape(None, false)),
             records: Records::open(root).map_err(failed)?,
             snapshot_records: Records::open(root).map_err(failed)?,
             all: Mutex::default(),
@@ -147,7 +167,6 @@ impl Sandboxes {
             Some(snapshot) => Shape { is_isolated: wish.is_isolated, ..snapshot.shape.clone() },
             None => self.shape(&wish)?,
         };
-        let admission = self.admissions.admit(shape.memory_mib)?;
         let now = now_ms();
         let mut environment =
             snapshot.as_ref().map(|snapshot| snapshot.environment.clone()).unwrap_or_default();
@@ -156,8 +175,17 @@ impl Sandboxes {
             Some(snapshot) => snapshot.id.clone(),
             None => wish.template,
         };
+        let room = match &snapshot {
+            // Its VM is a clone.
+            Some(_) => Room::Empty(self.admit(shape.memory_mib).await?),
+            None => self.room(&shape).await?,
+        };
+        let id = match &room {
+            Room::Ready(ready) => ready.vm.name().to_owned(),
+            Room::Empty(_) => random::name()?,
+        };
         let record = SandboxRecord {
-            id: random::name()?,
+            id,
             template,
             shape,
             metadata: wish.metadata,
@@ -170,15 +198,51 @@ impl Sandboxes {
             auto_resume: wish.auto_resume,
             paused: None,
         };
-        self.start(record, snapshot, admission).await
+        match room {
+            Room::Ready(ready) => self.begin(record, ready).await,
+            Room::Empty(admission) => self.start(record, snapshot, admission).await,
+        }
+    }
+
+    /// Lets a VM that is ready run as a sandbox. If it cannot, another one is started in its room.
+    /// The work is done even if the client goes away.
+    async fn begin(
+        self: &Arc<Self>,
+        record: SandboxRecord,
+        ready: Ready,
+    ) -> Result<Arc<Sandbox>, SandboxError> {
+        let Ready { vm, session, shell, admission } = ready;
+        let this = Arc::clone(self);
+        let beginning = spawn_blocking(move || {
+            // In this order: what has a record runs.
+            let unpaused = vm.unpause().map_err(SandboxError::from);
+            match unpaused.and_then(|()| Ok(this.records.save(&record)?)) {
+                Ok(()) => {
+                    let sandbox = Sandbox::of_ready(vm, record, session, shell);
+                    Ok(this.insert(sandbox, Some(admission)))
+                }
+                Err(error) => {
+                    tracing::warn!("sandbox {}, which was ready: {error}", record.id);
+                    remove_vm(&vm);
+                    this.records.remove(&record.id);
+                    Err(Box::new((record, admission)))
+                }
+            }
+        });
+        match beginning.await.map_err(|_| SandboxError::Ending)? {
+            Ok(sandbox) => Ok(sandbox),
+            Err(unused) => {
+                let (record, admission) = *unused;
+                self.start(record, None, admission).await
+            }
+        }
     }
 
     fn shape(&self, wish: &Wish) -> Result<Shape, SandboxError> {
         let image = self.templates.image(&wish.template).ok_or_else(|| {
             SandboxError::NoTemplate(wish.template.clone(), self.templates.names().join(", "))
         })?;
-        let Machine { cpus, memory_mib, disk_mib } = self.machine;
-        Ok(Shape { image, cpus, memory_mib, disk_mib, is_isolated: wish.is_isolated })
+        Ok(self.machine.shape(image, wish.is_isolated))
     }
 
     /// Starts a sandbox that is recorded first, and removes what was made of it if that fails. The
@@ -190,14 +254,13 @@ impl Sandboxes {
         admission: Admission,
     ) -> Result<Arc<Sandbox>, SandboxError> {
         let vm = self.vm(&record.id, &record.shape)?;
+        let starting = self.starting_vm(&record.id, &record.shape)?;
         let source = snapshot.map(|snapshot| self.vm(&snapshot.id, &snapshot.shape)).transpose()?;
         self.records.save(&record)?;
         let this = Arc::clone(self);
-        let starting = spawn_blocking(move || {
-            let started = match source {
-                Some(source) => source.clone_as(&record.id).and_then(|_| vm.up().start()),
-                None => vm.up().start(),
-            };
+        let work = spawn_blocking(move || {
+            let cloned = source.map_or(Ok(()), |source| source.clone_as(&record.id).map(drop));
+            let started = cloned.and_then(|()| starting.up().start());
             let recorded = started.map_err(SandboxError::from).and_then(|_| {
                 // Its time begins now: the first one of a template takes a minute to start.
                 let (mut record, now) = (record.clone(), now_ms());
@@ -215,7 +278,7 @@ impl Sandboxes {
                 }
             }
         });
-        starting.await.map_err(|_| SandboxError::Ending)?
+        work.await.map_err(|_| SandboxError::Ending)?
     }
 
     fn insert(&self, sandbox: Sandbox, admission: Option<Admission>) -> Arc<Sandbox> {
@@ -226,8 +289,19 @@ impl Sandboxes {
         sandbox
     }
 
+    /// Gives the room of a sandbox that no longer runs to another.
+    fn give_room(&self, id: &str) {
+        self.lock().admissions.remove(id);
+        self.pool.look();
+    }
+
     fn vm(&self, id: &str, shape: &Shape) -> Result<Vm, SandboxError> {
         Ok(self.fleet.vm(id, &self.templates.settings(shape))?)
+    }
+
+    /// Returns a VM for its first start.
+    fn starting_vm(&self, id: &str, shape: &Shape) -> Result<Vm, SandboxError> {
+        Ok(self.starting.vm(id, &self.templates.settings(shape))?)
     }
 
     /// Gives a sandbox more or less time, from now on.
@@ -266,7 +340,7 @@ impl Sandboxes {
         let ending = spawn_blocking(move || {
             remove_vm(&vm);
             this.records.remove(&id);
-            this.lock().admissions.remove(&id);
+            this.give_room(&id);
         });
         ending.await.map_err(|_| SandboxError::Ending)
     }
@@ -293,7 +367,7 @@ impl Sandboxes {
         });
         pausing.await.map_err(|_| SandboxError::Ending)??;
         let record = sandbox.change(|record| record.paused = Some(kind));
-        self.lock().admissions.remove(id);
+        self.give_room(id);
         Ok(self.records.save(&record)?)
     }
 
@@ -313,7 +387,7 @@ impl Sandboxes {
         if record.paused.is_none() {
             return Ok(false);
         }
-        let admission = self.admissions.admit(record.shape.memory_mib)?;
+        let admission = self.admit(record.shape.memory_mib).await?;
         let vm = sandbox.vm.clone();
         let resuming = spawn_blocking(move || {
             let up = vm.up();
@@ -364,7 +438,8 @@ impl Sandboxes {
                 paused: None,
                 ..source.clone()
             };
-            let prepared = self.admissions.admit(record.shape.memory_mib).and_then(|admission| {
+            let admitted = self.admit(record.shape.memory_mib).await;
+            let prepared = admitted.and_then(|admission| {
                 let vm = self.vm(&record.id, &record.shape)?;
                 self.records.save(&record)?;
                 Ok((vm, record, admission))
@@ -460,10 +535,10 @@ impl Sandboxes {
 
 /// Ends a VM and removes its files. What cannot be removed now is removed by the next server.
 fn remove_vm(vm: &Vm) {
+    // One that has not begun to start cannot be stopped, and has files nevertheless.
     let stopped = vm.down().force().discard_suspended().stop();
-    let removed = stopped.and_then(|_| vm.remove());
-    if let Err(error) = removed {
-        tracing::warn!("VM {}: {error}", vm.name());
+    if let Err(error) = vm.remove() {
+        tracing::warn!("VM {}: {}", vm.name(), stopped.err().unwrap_or(error));
     }
 }
 

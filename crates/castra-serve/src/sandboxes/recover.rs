@@ -32,19 +32,10 @@ impl Sandboxes {
             self.take_over(record)?;
         }
         // What has no record was not finished.
-        for (name, status) in self.fleet.status()? {
-            if known.contains(&name) {
-                continue;
-            }
-            let shape = super::Shape {
-                image: None,
-                cpus: self.machine.cpus,
-                memory_mib: self.machine.memory_mib,
-                disk_mib: self.machine.disk_mib,
-                is_isolated: true,
-            };
-            tracing::debug!("removing VM {name}, which no record has: {:?}", status.is_ok());
-            remove_vm(&self.vm(&name, &shape)?);
+        for name in self.fleet.names()?.difference(&known) {
+            let shape = self.machine.shape(None, true);
+            tracing::debug!("removing VM {name}, which no record has");
+            remove_vm(&self.vm(name, &shape)?);
         }
         Ok(())
     }

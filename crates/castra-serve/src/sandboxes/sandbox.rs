@@ -9,6 +9,7 @@ use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use super::error::SandboxError;
 use super::record::SandboxRecord;
+use super::shell::find_shell;
 use crate::envd::Watcher;
 
 /// A sandbox that runs or is paused.
@@ -18,8 +19,8 @@ pub(crate) struct Sandbox {
     /// Held by whatever starts, pauses or ends the VM, and for a moment by each request for it.
     pub(super) lifecycle: AsyncMutex<()>,
     session: AsyncMutex<Option<Arc<GuestSession>>>,
-    /// Set once it is known whether the guest has bash.
-    pub(crate) has_bash: OnceCell<bool>,
+    /// Shell of the guest, once it is known.
+    shell: OnceCell<&'static str>,
     /// Watches that clients poll, by their names.
     pub(crate) watchers: Mutex<HashMap<String, Arc<Watcher>>>,
 }
@@ -31,9 +32,20 @@ impl Sandbox {
             record: Mutex::new(record),
             lifecycle: AsyncMutex::default(),
             session: AsyncMutex::default(),
-            has_bash: OnceCell::new(),
+            shell: OnceCell::new(),
             watchers: Mutex::default(),
         }
+    }
+
+    /// Returns a sandbox whose VM was ready in advance.
+    pub(super) fn of_ready(
+        vm: Vm,
+        record: SandboxRecord,
+        session: Arc<GuestSession>,
+        shell: &'static str,
+    ) -> Self {
+        let (session, shell) = (AsyncMutex::new(Some(session)), OnceCell::new_with(Some(shell)));
+        Self { session, shell, ..Self::new(vm, record) }
     }
 
     /// Returns the record as it is now.
@@ -70,6 +82,11 @@ impl Sandbox {
         let opened = Arc::new(self.vm.session().await?);
         *session = Some(Arc::clone(&opened));
         Ok(opened)
+    }
+
+    /// Returns the shell that clients get for bash.
+    pub(crate) async fn shell(&self, session: &GuestSession) -> &'static str {
+        self.shell.get_or_init(|| find_shell(session)).await
     }
 
     /// Ends the session, whose VM is about to stop.

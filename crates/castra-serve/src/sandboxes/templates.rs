@@ -11,6 +11,9 @@ use crate::error::ServeError;
 /// Name of the default template.
 pub(crate) const BASE: &str = "base";
 
+/// User of requests that name none, as clients expect.
+pub(crate) const USER: &str = "user";
+
 /// Prepares the disk of each template: clients expect an ordinary user of this name, who may become
 /// root.
 const PREPARE: &str = "#!/bin/sh
