@@ -179,7 +179,7 @@ fn router(shared: &Shared) -> Router {
         .with_state(Arc::clone(shared))
         .layer(from_fn_with_state(Arc::clone(shared), envd::port::divert))
         .layer(from_fn_with_state(Arc::clone(shared), guard::check_host))
-        .layer(from_fn(body::read_small))
+        .layer(from_fn(body::read_rest))
 }
 
 impl Listener {

@@ -4,7 +4,8 @@ mod sdk;
 mod server;
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -147,6 +148,61 @@ fn a_sandbox_that_is_ready_is_handed_out_and_makes_room_for_others() {
 fn now() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.expect("it is after 1970").as_secs()
+}
+
+#[test]
+fn a_request_resumes_a_sandbox_that_is_paused_or_just_being() {
+    let project = project();
+    let server = Server::start(&project, &["--pool", "0"]);
+    let wish = json!({ "templateID": "base", "timeout": 300, "autoResume": { "enabled": true } });
+    let sandbox = server.create(&wish);
+    let pause = format!("POST /sandboxes/{}/pause", sandbox.id);
+    let state = || {
+        let shown = server.control(&format!("GET /sandboxes/{}", sandbox.id), &Value::Null);
+        shown.is(200).json()["state"].clone()
+    };
+    std::thread::scope(|scope| {
+        let pausing = scope.spawn(|| server.control(&pause, &json!({})).status);
+        // It begins while its memory is saved, or before or after that on a busy machine.
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(server.command(&sandbox, "echo here"), "here\n");
+        assert_eq!(pausing.join().expect("no panic"), 204);
+    });
+    if state() == "running" {
+        server.control(&pause, &json!({})).is(204);
+    }
+    // Not for a caller without its token.
+    let stranger = Sandbox { id: sandbox.id.clone(), token: server.token.clone() };
+    server.call(&stranger, "process.Process/List", &json!({})).is(401);
+    assert_eq!(state(), "paused");
+    assert_eq!(server.command(&sandbox, "echo here"), "here\n");
+    assert_eq!(state(), "running");
+    server.end();
+    assert_eq!(left(&project), Vec::<String>::new());
+}
+
+#[test]
+fn a_connection_outlives_a_request_that_is_refused_before_its_body_has_ended() {
+    let project = project();
+    let server = Server::start(&project, &["--pool", "0"]);
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port)).expect("connects");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
+    let host = format!("Host: 127.0.0.1:{}\r\n", server.port);
+    for _ in 0..3 {
+        let head = format!(
+            "POST /process.Process/Start HTTP/1.1\r\n{host}E2b-Sandbox-Id: none\r\n\
+            Content-Type: application/connect+json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        stream.write_all(format!("{head}2\r\n{{}}\r\n").as_bytes()).expect("sent");
+        std::thread::sleep(Duration::from_millis(200));
+        stream.write_all(b"0\r\n\r\n").expect("sent");
+        let mut answer = [0; 4096];
+        let length = stream.read(&mut answer).expect("an answer");
+        let answer = String::from_utf8_lossy(&answer[..length]).to_lowercase();
+        assert!(answer.starts_with("http/1.1 502 "), "{answer}");
+        assert!(!answer.contains("connection: close"), "{answer}");
+    }
+    server.end();
 }
 
 #[test]

@@ -82,7 +82,7 @@ pub(super) async fn enter(shared: &Shared, headers: &HeaderMap) -> Result<Entere
     let Some(Addressed { id, .. }) = Addressed::of(headers, host) else {
         return Err(answer(StatusCode::BAD_REQUEST, "", "the request names no sandbox"));
     };
-    let sandbox = find(shared, &id).await?;
+    let sandbox = known(shared, &id)?;
     let token = headers.get(ACCESS_TOKEN).and_then(|token| token.to_str().ok());
     if let Some(expected) = sandbox.record().access_token
         && !token.is_some_and(|token| is_same(token.as_bytes(), expected.as_bytes()))
@@ -90,6 +90,7 @@ pub(super) async fn enter(shared: &Shared, headers: &HeaderMap) -> Result<Entere
         let message = "the access token is missing, or is not this sandbox's";
         return Err(answer(StatusCode::UNAUTHORIZED, &id, message));
     }
+    wake(shared, &sandbox).await?;
     let keepalive = headers.get(KEEPALIVE).and_then(|secs| secs.to_str().ok()?.parse().ok());
     let keepalive = keepalive.filter(|secs| *secs > 0).map(Duration::from_secs);
     let user = user_of(headers).unwrap_or_else(|| USER.to_owned());
@@ -101,22 +102,36 @@ pub(super) async fn enter(shared: &Shared, headers: &HeaderMap) -> Result<Entere
 /// # Errors
 /// The answer to a request for one that is not there or is paused.
 pub(super) async fn find(shared: &Shared, id: &str) -> Result<Arc<Sandbox>, Response> {
+    let sandbox = known(shared, id)?;
+    wake(shared, &sandbox).await?;
+    Ok(sandbox)
+}
+
+fn known(shared: &Shared, id: &str) -> Result<Arc<Sandbox>, Response> {
+    shared.sandboxes.get(id).map_err(|_| missing(id))
+}
+
+fn missing(id: &str) -> Response {
     // The SDKs know the words.
-    let missing = || answer(StatusCode::BAD_GATEWAY, id, "The sandbox was not found");
-    let sandbox = shared.sandboxes.get(id).map_err(|_| missing())?;
-    let record = sandbox.record();
+    answer(StatusCode::BAD_GATEWAY, id, "The sandbox was not found")
+}
+
+/// Resumes a sandbox that is paused, or is just being, if it is to be.
+async fn wake(shared: &Shared, sandbox: &Sandbox) -> Result<(), Response> {
+    let record = sandbox.settled().await;
+    // It may have been ended meanwhile.
+    known(shared, &record.id)?;
     if record.paused.is_none() {
-        return Ok(sandbox);
+        return Ok(());
     }
     if !record.auto_resume {
         let message = "The sandbox is paused, so a running one was not found";
-        return Err(answer(StatusCode::BAD_GATEWAY, id, message));
+        return Err(answer(StatusCode::BAD_GATEWAY, &record.id, message));
     }
-    match shared.sandboxes.wake(id).await {
-        Ok(_) => Ok(sandbox),
-        Err(SandboxError::NotFound(_)) => Err(missing()),
-        Err(error) => Err(crate::control::ApiError::from(error).into_response()),
-    }
+    shared.sandboxes.wake(&record.id).await.map_err(|error| match error {
+        SandboxError::NotFound(id) => missing(&id),
+        error => crate::control::ApiError::from(error).into_response(),
+    })
 }
 
 /// Returns the user that a request names, by HTTP's basic authentication without a password.

@@ -53,6 +53,12 @@ impl Sandbox {
         self.lock().clone()
     }
 
+    /// Returns the record once nothing is being done with the VM.
+    pub(crate) async fn settled(&self) -> SandboxRecord {
+        let _lifecycle = self.lifecycle.lock().await;
+        self.record()
+    }
+
     /// Changes the record in memory, and returns it.
     pub(super) fn change(&self, change: impl FnOnce(&mut SandboxRecord)) -> SandboxRecord {
         let mut record = self.lock();
