@@ -95,6 +95,8 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Serve sandboxes to programs, by the E2B API
     Serve(ServeArgs),
+    /// Serve sandboxes to a coding agent, by the Model Context Protocol (MCP)
+    Mcp(McpArgs),
     /// Mount directories of this machine in a running VM
     Mount(MountArgs),
     /// Unmount directories of this machine in a running VM
@@ -819,12 +821,46 @@ pub(super) struct ServeArgs {
     /// Most sandboxes that run at once
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(super) max_vms: usize,
-    /// Most memory of all sandboxes that run [default: three quarters of this machine's]
-    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
-    pub(super) memory_budget: Option<u64>,
     /// VMs to keep ready, paused, for new sandboxes, of each kind that clients make
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) pool: usize,
+    #[command(flatten)]
+    pub(super) sandboxes: SandboxesArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "A client starts it by itself, and speaks with it by stdin and stdout. In the \
+        configuration of most clients:\n  \
+        {\"mcpServers\": {\"castra\": {\"command\": \"castra\", \"args\": [\"mcp\"]}}}\n\n\
+        When the client ends, sandboxes that run are paused; the next server lists them.\n\n\
+        Examples:\n  castra mcp --network full --memory 1GiB\n  \
+        castra mcp --template debian-13"
+)]
+pub(super) struct McpArgs {
+    /// Network access of the sandboxes
+    #[arg(long, value_enum, default_value_t = Reach::Isolated)]
+    pub(super) network: Reach,
+    /// Template of sandboxes for which the client names none [default: base]
+    #[arg(long, value_name = "NAME")]
+    pub(super) template: Option<String>,
+    /// Directory of the sandboxes [default: the first in castra/mcp of the user's state that no
+    /// other server has]
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<PathBuf>,
+    /// Most sandboxes that run at once
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(super) max_vms: usize,
+    #[command(flatten)]
+    pub(super) sandboxes: SandboxesArgs,
+}
+
+/// Machine of each sandbox, and limits of all.
+#[derive(Debug, ClapArgs)]
+pub(super) struct SandboxesArgs {
+    /// Most memory of all sandboxes that run [default: three quarters of this machine's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub(super) memory_budget: Option<u64>,
     /// Virtual CPUs of each sandbox
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) cpus: u32,

@@ -28,6 +28,7 @@ mod limits;
 mod list;
 mod logs;
 mod man;
+mod mcp;
 mod mount;
 mod open;
 mod outcome;
@@ -128,6 +129,7 @@ fn run(args: &Args, environment: Environment, printer: &Printer) -> Result<ExitC
         Command::Exec(exec) => exec::run(exec, &context),
         Command::Run(run) => run::run(run, &context),
         Command::Serve(serve) => serve::run(serve, &context),
+        Command::Mcp(mcp) => mcp::run(mcp, &context),
         Command::Mount(mount) => mount::mount(mount, &context),
         Command::Umount(umount) => mount::umount(umount, &context),
         Command::Resize(resize) => resize::run(resize, &context),

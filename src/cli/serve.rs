@@ -8,11 +8,11 @@ use std::time::Duration;
 use castra_engine::Castra;
 use castra_engine::context::working_directory;
 use castra_engine::error::Result;
-use castra_serve::{Limits, Listen, Options, Server};
+use castra_serve::{Limits, Listen, Machine, Options, SandboxOptions, Server};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::args::ServeArgs;
+use super::args::{SandboxesArgs, ServeArgs};
 use super::context::CommandContext;
 
 /// Interval of looks whether the server is asked to end.
@@ -47,7 +47,6 @@ pub(super) fn parse_listen(word: &str) -> std::result::Result<Listen, String> {
 
 /// Serves until the user interrupts it.
 pub(super) fn run(serve: &ServeArgs, context: &CommandContext) -> Result<ExitCode> {
-    let config = context.config()?;
     let directory = match (&serve.state, &context.runtime.user_state) {
         (Some(state), _) => working_directory()?.join(state),
         (None, Some(own)) => own.serve(),
@@ -55,22 +54,10 @@ pub(super) fn run(serve: &ServeArgs, context: &CommandContext) -> Result<ExitCod
         (None, None) => context.runtime.environment.home()?.join(".castra-serve"),
     };
     let castra = Castra::of(context.runtime.clone());
-    let catalog = config.catalog();
-    let mut images: Vec<String> = catalog.images().iter().map(|image| image.id.clone()).collect();
-    images.extend(config.images.keys().cloned());
-    images.sort();
-    images.dedup();
-    let memory_budget = serve.memory_budget.unwrap_or_else(three_quarters_of_memory);
     let options = Options {
         listen: serve.listen.clone(),
         directory: directory.clone(),
-        settings: castra.sandbox().images_of(config),
-        images,
-        cpus: serve.cpus,
-        memory_mib: serve.memory >> 20,
-        disk_mib: serve.disk >> 20,
-        limits: Limits { sandboxes: serve.max_vms, memory_mib: memory_budget >> 20 },
-        pool: serve.pool,
+        sandboxes: sandbox_options(&serve.sandboxes, serve.max_vms, serve.pool, context)?,
     };
     let server = Server::bind(&castra, options)?;
     announce(&server, &serve.listen, directory, context)?;
@@ -81,6 +68,36 @@ pub(super) fn run(serve: &ServeArgs, context: &CommandContext) -> Result<ExitCod
         }
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the settings of a server's sandboxes. Templates are all images that are known here.
+///
+/// # Errors
+/// The directory's `castra.toml` has mistakes.
+pub(super) fn sandbox_options(
+    args: &SandboxesArgs,
+    max_vms: usize,
+    pool: usize,
+    context: &CommandContext,
+) -> Result<SandboxOptions> {
+    let config = context.config()?;
+    let catalog = config.catalog();
+    let mut images: Vec<String> = catalog.images().iter().map(|image| image.id.clone()).collect();
+    images.extend(config.images.keys().cloned());
+    images.sort();
+    images.dedup();
+    let memory_budget = args.memory_budget.unwrap_or_else(three_quarters_of_memory);
+    Ok(SandboxOptions {
+        settings: Castra::of(context.runtime.clone()).sandbox().images_of(config),
+        images,
+        machine: Machine {
+            cpus: args.cpus,
+            memory_mib: args.memory >> 20,
+            disk_mib: args.disk >> 20,
+        },
+        limits: Limits { sandboxes: max_vms, memory_mib: memory_budget >> 20 },
+        pool,
+    })
 }
 
 /// Prints what clients need.

@@ -8,8 +8,8 @@ use castra_test_support::help::subcommands;
 use castra_test_support::schema::SCHEMA;
 use serde_json::Value;
 
-/// Commands whose output is for people or for a shell.
-const WITHOUT: &[&str] = &["shell", "console"];
+/// Commands whose output is for people, for a shell or in a protocol of its own.
+const WITHOUT: &[&str] = &["shell", "console", "mcp"];
 
 #[test]
 fn the_schema_is_that_of_the_code() {
@@ -53,6 +53,7 @@ fn an_error_is_a_line_that_fits_the_schema() {
     assert_eq!(line["error"]["exit_code"], 66);
     assert_eq!(line["error"]["hint"], "`castra status` lists the VMs of this project.");
     project.run(&["shell", "--json"]).code(64).says("has no JSON output");
+    project.run(&["mcp", "--json"]).code(64).says("has no JSON output");
 }
 
 #[test]

@@ -731,6 +731,11 @@ impl UserStateLayout {
         self.root.join("serve")
     }
 
+    /// Returns the directory of the slots of `castra mcp`, each with its sandboxes.
+    pub fn mcp(&self) -> PathBuf {
+        self.root.join("mcp")
+    }
+
     /// Returns the path of the list of directories that the user lets VMs see.
     pub fn mounts(&self) -> PathBuf {
         self.root.join("mounts")

@@ -38,6 +38,14 @@ pub enum ServeError {
         /// The reason.
         source: io::Error,
     },
+    /// The template of sandboxes is unknown.
+    #[error("the template {name} was not found; there are {names}")]
+    Template {
+        /// The name.
+        name: String,
+        /// Names of known ones.
+        names: String,
+    },
     /// The runtime cannot be started.
     #[error("cannot start the server")]
     Runtime(#[source] io::Error),
@@ -47,6 +55,7 @@ impl Explain for ServeError {
     fn kind(&self) -> Kind {
         match self {
             Self::Busy { .. } => Kind::Busy,
+            Self::Template { .. } => Kind::NotFound,
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Kind::Busy,
             Self::Listen { .. } => Kind::Unavailable,
             Self::Directory { source, .. } | Self::Token { source, .. } => match source.kind() {
@@ -67,7 +76,10 @@ impl Explain for ServeError {
                 "Remove {} to get another token; clients with the old one are refused then.",
                 path.display()
             )),
-            Self::Listen { .. } | Self::Directory { .. } | Self::Runtime(_) => None,
+            Self::Listen { .. }
+            | Self::Directory { .. }
+            | Self::Template { .. }
+            | Self::Runtime(_) => None,
         }
     }
 }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use castra_engine::{Castra, SandboxBuilder};
-use rustix::fs::{FlockOperation, flock};
+use castra_engine::Castra;
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::sandboxes::{Limits, Machine, Sandboxes};
+use crate::directory::StateDirectory;
+use crate::sandboxes::{SandboxOptions, Sandboxes};
 use crate::token::Token;
 use crate::{ServeError, body, control, envd, guard};
 
@@ -33,20 +33,8 @@ pub struct Options {
     pub listen: Listen,
     /// Directory of the sandboxes, for this server alone. Absolute; created if it is missing.
     pub directory: PathBuf,
-    /// Settings of all sandboxes, but for those below.
-    pub settings: SandboxBuilder,
-    /// Images that clients can name as templates.
-    pub images: Vec<String>,
-    /// Virtual CPUs of each sandbox.
-    pub cpus: u32,
-    /// Memory of each sandbox, in MiB.
-    pub memory_mib: u64,
-    /// Maximum size of each sandbox's disk, in MiB.
-    pub disk_mib: u64,
-    /// Limits of all sandboxes together.
-    pub limits: Limits,
-    /// Number of VMs to keep ready for new sandboxes, of each kind that clients make.
-    pub pool: usize,
+    /// Settings of its sandboxes.
+    pub sandboxes: SandboxOptions,
 }
 
 /// A server that listens, from [`Server::bind`].
@@ -54,8 +42,8 @@ pub struct Server {
     listener: Listener,
     shared: Shared,
     runtime: tokio::runtime::Runtime,
-    /// Held as long as this server has the directory.
-    _lock: fs::File,
+    /// Held as long as this server runs.
+    _directory: StateDirectory,
 }
 
 enum Listener {
@@ -99,26 +87,18 @@ impl Server {
     /// Another server has the directory, it cannot be used, or the address is in use.
     pub fn bind(castra: &Castra, options: Options) -> Result<Self, ServeError> {
         let root = &options.directory;
-        let failed = |source| ServeError::Directory { path: root.clone(), source };
-        fs::create_dir_all(root).map_err(failed)?;
-        fs::set_permissions(root, fs::Permissions::from_mode(0o700)).map_err(failed)?;
-        let lock = fs::File::create(root.join("lock")).map_err(failed)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| ServeError::Busy { path: root.clone() })?;
+        let directory = StateDirectory::take(root)?;
         let token = Token::load_or_create(root)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(ServeError::Runtime)?;
         let listener = runtime.block_on(Listener::bind(&options.listen))?;
-        let Options { settings, images, cpus, memory_mib, disk_mib, limits, pool, .. } = &options;
-        let machine = Machine { cpus: *cpus, memory_mib: *memory_mib, disk_mib: *disk_mib };
-        let (settings, images) = (settings.clone(), images.clone());
-        let sandboxes = Sandboxes::open(castra, settings, root, images, machine, *limits, *pool)?;
-        sandboxes.recover().map_err(|error| failed(io::Error::other(error.to_string())))?;
+        let sandboxes = Sandboxes::open(castra, root, &options.sandboxes)?;
+        sandboxes.recover().map_err(|error| directory.failed(error))?;
         let address = listener.address();
         let shared = Arc::new(State { token, sandboxes: Arc::new(sandboxes), address });
-        Ok(Self { listener, shared, runtime, _lock: lock })
+        Ok(Self { listener, shared, runtime, _directory: directory })
     }
 
     /// Returns the TCP address, if it listens at one.
@@ -136,7 +116,7 @@ impl Server {
     /// # Errors
     /// The address can no longer be listened at.
     pub fn serve(self, ended: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
-        let Self { listener, shared, runtime, _lock } = self;
+        let Self { listener, shared, runtime, _directory } = self;
         let router = router(&shared);
         let served = runtime.block_on(async {
             tokio::spawn(Arc::clone(&shared.sandboxes).keep_time());

@@ -1,5 +1,6 @@
-//! `castra serve`: sandboxes by the E2B API.
+//! `castra serve` and `castra mcp`: sandboxes by the E2B API and as tools.
 
+mod mcp;
 mod sdk;
 mod server;
 

@@ -81,6 +81,7 @@ impl NewSandbox {
             on_timeout,
             auto_resume: self.auto_resume.is_some_and(|auto| auto.enabled),
             is_isolated,
+            memory_mib: None,
         })
     }
 }

@@ -82,7 +82,7 @@ pub(super) async fn enter(shared: &Shared, headers: &HeaderMap) -> Result<Entere
     let Some(Addressed { id, .. }) = Addressed::of(headers, host) else {
         return Err(answer(StatusCode::BAD_REQUEST, "", "the request names no sandbox"));
     };
-    let sandbox = known(shared, &id)?;
+    let sandbox = known(shared, &id).ok_or_else(|| missing(&id))?;
     let token = headers.get(ACCESS_TOKEN).and_then(|token| token.to_str().ok());
     if let Some(expected) = sandbox.record().access_token
         && !token.is_some_and(|token| is_same(token.as_bytes(), expected.as_bytes()))
@@ -102,13 +102,13 @@ pub(super) async fn enter(shared: &Shared, headers: &HeaderMap) -> Result<Entere
 /// # Errors
 /// The answer to a request for one that is not there or is paused.
 pub(super) async fn find(shared: &Shared, id: &str) -> Result<Arc<Sandbox>, Response> {
-    let sandbox = known(shared, id)?;
+    let sandbox = known(shared, id).ok_or_else(|| missing(id))?;
     wake(shared, &sandbox).await?;
     Ok(sandbox)
 }
 
-fn known(shared: &Shared, id: &str) -> Result<Arc<Sandbox>, Response> {
-    shared.sandboxes.get(id).map_err(|_| missing(id))
+fn known(shared: &Shared, id: &str) -> Option<Arc<Sandbox>> {
+    shared.sandboxes.get(id).ok()
 }
 
 fn missing(id: &str) -> Response {
@@ -120,7 +120,7 @@ fn missing(id: &str) -> Response {
 async fn wake(shared: &Shared, sandbox: &Sandbox) -> Result<(), Response> {
     let record = sandbox.settled().await;
     // It may have been ended meanwhile.
-    known(shared, &record.id)?;
+    known(shared, &record.id).ok_or_else(|| missing(&record.id))?;
     if record.paused.is_none() {
         return Ok(());
     }

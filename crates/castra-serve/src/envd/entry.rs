@@ -19,8 +19,8 @@ const LINK: u32 = 0o120_000;
 const MAX_NAMES_BYTES: u32 = 256 * 1024;
 
 /// Files of a sandbox, with a user's rights.
-pub(super) struct Files {
-    pub(super) sftp: Client,
+pub(crate) struct Files {
+    pub(crate) sftp: Client,
     /// Names of users and of groups by their numbers.
     users: HashMap<u32, String>,
     groups: HashMap<u32, String>,
@@ -31,7 +31,7 @@ impl Files {
     ///
     /// # Errors
     /// The sandbox cannot be reached, or has no such user.
-    pub(super) async fn open(sandbox: &Sandbox, user: &str) -> Result<Self, ConnectError> {
+    pub(crate) async fn open(sandbox: &Sandbox, user: &str) -> Result<Self, ConnectError> {
         let sftp = sandbox.session().await?.files(user).await?;
         Ok(Self { sftp, users: HashMap::new(), groups: HashMap::new() })
     }
@@ -40,7 +40,7 @@ impl Files {
     ///
     /// # Errors
     /// The path is empty or has a NUL.
-    pub(super) async fn absolute(&self, path: &str) -> Result<String, ConnectError> {
+    pub(crate) async fn absolute(&self, path: &str) -> Result<String, ConnectError> {
         if path.is_empty() || path.contains('\0') {
             return Err(ConnectError::invalid("the path is empty, or has a NUL"));
         }
@@ -138,12 +138,22 @@ impl Files {
     ///
     /// # Errors
     /// It cannot be looked at.
-    pub(super) async fn kind(&self, path: &str) -> Result<Option<FileType>, ConnectError> {
+    pub(crate) async fn kind(&self, path: &str) -> Result<Option<FileType>, ConnectError> {
         match self.sftp.attributes(Request::Stat { path: path_bytes(path) }).await {
             Ok(attributes) => Ok(Some(kind_of(attributes.mode.unwrap_or(0)))),
             Err(failure) if failure.is(Status::NO_SUCH_FILE) => Ok(None),
             Err(failure) => Err(ConnectError::of_path(path, failure)),
         }
+    }
+
+    /// Returns the size of a file, links followed, in bytes.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be looked at.
+    pub(crate) async fn size(&self, path: &str) -> Result<u64, ConnectError> {
+        let attributes = self.sftp.attributes(Request::Stat { path: path_bytes(path) }).await;
+        let attributes = attributes.map_err(|failure| ConnectError::of_path(path, failure))?;
+        Ok(attributes.size.unwrap_or(0))
     }
 
     async fn user(&mut self, number: u32) -> String {

@@ -104,8 +104,7 @@ async fn send(sandbox: &Sandbox, user: &str, path: &str) -> Result<Response, Con
         None => return Err(ConnectError::new(Code::NotFound, format!("{path}: no such file"))),
     }
     let failed = |failure| ConnectError::of_path(&path, failure);
-    let opened = files.sftp.open(path_bytes(&path), Flags::READ, Attributes::default()).await;
-    let mut download = Download::new(files.sftp.clone(), opened.map_err(failed)?);
+    let mut download = Download::open(&files, &path, 0).await?;
     // A file that cannot be read is an error, and no empty one.
     let first = download.next().await.map_err(failed)?;
     let pieces = unfold((Some(first), download), |(piece, mut download)| async move {
@@ -123,7 +122,7 @@ async fn send(sandbox: &Sandbox, user: &str, path: &str) -> Result<Response, Con
 }
 
 /// A file on its way out, some pieces ahead of its reader.
-struct Download {
+pub(crate) struct Download {
     sftp: Client,
     handle: Bytes,
     offset: u64,
@@ -132,12 +131,22 @@ struct Download {
 }
 
 impl Download {
-    fn new(sftp: Client, handle: Bytes) -> Self {
-        Self { sftp, handle, offset: 0, asked: VecDeque::new(), is_over: false }
+    /// Opens a file, to be read from an offset on.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub(crate) async fn open(files: &Files, path: &str, offset: u64) -> Result<Self, ConnectError> {
+        let opened = files.sftp.open(path_bytes(path), Flags::READ, Attributes::default()).await;
+        let handle = opened.map_err(|failure| ConnectError::of_path(path, failure))?;
+        let sftp = files.sftp.clone();
+        Ok(Self { sftp, handle, offset, asked: VecDeque::new(), is_over: false })
     }
 
     /// Returns the next bytes; none at the end.
-    async fn next(&mut self) -> Result<Bytes, Failure> {
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) async fn next(&mut self) -> Result<Bytes, Failure> {
         while !self.is_over && self.asked.len() < PIECES {
             let (handle, offset) = (self.handle.clone(), self.offset);
             let request = Ask::Read { handle, offset, length: PIECE_BYTES };
@@ -284,7 +293,7 @@ async fn receive_parts(
 }
 
 /// A file on its way in, some pieces ahead of the guest's disk.
-struct Upload<'a> {
+pub(crate) struct Upload<'a> {
     sftp: &'a Client,
     path: &'a str,
     handle: Bytes,
@@ -294,7 +303,10 @@ struct Upload<'a> {
 
 impl<'a> Upload<'a> {
     /// Makes the file, and the directories above it.
-    async fn begin(files: &'a Files, path: &'a str) -> Result<Self, ConnectError> {
+    ///
+    /// # Errors
+    /// It cannot be made, or is a directory.
+    pub(crate) async fn begin(files: &'a Files, path: &'a str) -> Result<Self, ConnectError> {
         if let Some((above, _)) = path.rsplit_once('/').filter(|(above, _)| !above.is_empty()) {
             files.make_directories(above).await?;
         }
@@ -307,7 +319,11 @@ impl<'a> Upload<'a> {
         Ok(Self { sftp: &files.sftp, path, handle, offset: 0, sent: VecDeque::new() })
     }
 
-    async fn write(&mut self, mut bytes: Bytes) -> Result<(), ConnectError> {
+    /// Writes the next bytes.
+    ///
+    /// # Errors
+    /// Earlier ones could not be written.
+    pub(crate) async fn write(&mut self, mut bytes: Bytes) -> Result<(), ConnectError> {
         while !bytes.is_empty() {
             let data = bytes.split_to(bytes.len().min(PIECE_BYTES as usize));
             let (handle, offset) = (self.handle.clone(), self.offset);
@@ -321,7 +337,11 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<(), ConnectError> {
+    /// Waits until everything is written.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) async fn finish(mut self) -> Result<(), ConnectError> {
         while !self.sent.is_empty() {
             self.await_one().await?;
         }

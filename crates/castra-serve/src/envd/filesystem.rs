@@ -60,7 +60,21 @@ pub(super) async fn list_dir(
 ) -> Result<ListDirResponse, ConnectError> {
     let mut files = Files::open(&call.sandbox, &call.user).await?;
     let root = files.absolute(&request.path).await?;
-    match files.kind(&root).await? {
+    let entries = list_directory(&mut files, &root, request.depth).await?;
+    Ok(ListDirResponse { entries })
+}
+
+/// Returns the entries of a directory and, for more than one level, of those in it, in the order of
+/// their paths.
+///
+/// # Errors
+/// There is no such directory, it cannot be read, or it has too many entries.
+pub(crate) async fn list_directory(
+    files: &mut Files,
+    root: &str,
+    depth: u32,
+) -> Result<Vec<EntryInfo>, ConnectError> {
+    match files.kind(root).await? {
         Some(FileType::Directory) => {}
         Some(_) => return Err(ConnectError::invalid(format!("{root} is not a directory"))),
         None => {
@@ -68,7 +82,7 @@ pub(super) async fn list_dir(
         }
     }
     let mut entries: Vec<EntryInfo> = Vec::new();
-    let mut open = vec![(root.clone(), request.depth.max(1))];
+    let mut open = vec![(root.to_owned(), depth.max(1))];
     while let Some((directory, depth)) = open.pop() {
         let found = match read_directory(&files.sftp, &directory).await {
             Ok(found) => found,
@@ -90,7 +104,7 @@ pub(super) async fn list_dir(
         }
     }
     entries.sort_by(|one, other| one.path.cmp(&other.path));
-    Ok(ListDirResponse { entries })
+    Ok(entries)
 }
 
 async fn read_directory(

@@ -21,6 +21,11 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 
+pub(crate) use entry::Files;
+pub(crate) use error::ConnectError;
+pub(crate) use files::{Download, Upload};
+pub(crate) use filesystem::list_directory;
+pub(crate) use messages::filesystem::{EntryInfo, FileType};
 pub(crate) use watcher::Watcher;
 
 use crate::server::Shared;

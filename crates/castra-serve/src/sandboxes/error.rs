@@ -12,7 +12,7 @@ pub(crate) enum SandboxError {
     NotFound(String),
     #[error("the snapshot {0} was not found")]
     NoSnapshot(String),
-    #[error("the template {0} was not found; castra serve has {1}")]
+    #[error("the template {0} was not found; there are {1}")]
     NoTemplate(String, String),
     #[error("the sandbox {0} is paused")]
     Paused(String),

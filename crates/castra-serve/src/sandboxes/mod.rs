@@ -39,7 +39,7 @@ use record::Records;
 pub(crate) use record::{OnTimeout, Paused, SandboxRecord, Shape, SnapshotRecord};
 pub(crate) use sandbox::Sandbox;
 pub(crate) use shell::BASH;
-pub(crate) use templates::{Templates, USER};
+pub(crate) use templates::{BASE, Templates, USER};
 
 use crate::error::ServeError;
 use crate::random;
@@ -61,14 +61,34 @@ pub(crate) struct Wish {
     pub(crate) on_timeout: OnTimeout,
     pub(crate) auto_resume: bool,
     pub(crate) is_isolated: bool,
+    /// Memory, in MiB, instead of that of all. A snapshot has its own.
+    pub(crate) memory_mib: Option<u64>,
+}
+
+/// Settings of a server's sandboxes.
+#[derive(Clone)]
+pub struct SandboxOptions {
+    /// Settings of all sandboxes, but for those below.
+    pub settings: SandboxBuilder,
+    /// Images that clients can name as templates.
+    pub images: Vec<String>,
+    /// Machine of each sandbox.
+    pub machine: Machine,
+    /// Limits of all sandboxes together.
+    pub limits: Limits,
+    /// Number of VMs to keep ready for new sandboxes, of each kind that clients make.
+    pub pool: usize,
 }
 
 /// Machine of sandboxes, unless their snapshot says otherwise.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Machine {
-    pub(crate) cpus: u32,
-    pub(crate) memory_mib: u64,
-    pub(crate) disk_mib: u64,
+pub struct Machine {
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+    /// Maximum size of the disk, in MiB.
+    pub disk_mib: u64,
 }
 
 impl Machine {
@@ -109,13 +129,10 @@ impl Sandboxes {
     /// The directory cannot be used.
     pub(crate) fn open(
         castra: &Castra,
-        settings: SandboxBuilder,
         root: &Path,
-        images: Vec<String>,
-        machine: Machine,
-        limits: Limits,
-        pool: usize,
+        options: &SandboxOptions,
     ) -> Result<Self, ServeError> {
+        let SandboxOptions { settings, images, machine, limits, pool } = options.clone();
         let failed = |source: io::Error| ServeError::Directory { path: root.to_owned(), source };
         let fleet = |castra: &Castra| {
             castra.fleet(root).map_err(|error| failed(io::Error::other(error.to_string())))
@@ -242,7 +259,8 @@ impl Sandboxes {
         let image = self.templates.image(&wish.template).ok_or_else(|| {
             SandboxError::NoTemplate(wish.template.clone(), self.templates.names().join(", "))
         })?;
-        Ok(self.machine.shape(image, wish.is_isolated))
+        let memory_mib = wish.memory_mib.unwrap_or(self.machine.memory_mib);
+        Ok(Machine { memory_mib, ..self.machine }.shape(image, wish.is_isolated))
     }
 
     /// Starts a sandbox that is recorded first, and removes what was made of it if that fails. The
