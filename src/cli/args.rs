@@ -95,7 +95,7 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Serve sandboxes to programs, by the E2B API
     Serve(ServeArgs),
-    /// Serve sandboxes to a coding agent, by the Model Context Protocol (MCP)
+    /// Serve sandboxes to a coding agent, as tools by MCP
     Mcp(McpArgs),
     /// Mount directories of this machine in a running VM
     Mount(MountArgs),

@@ -15,7 +15,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
         "Work inside",
         &["shell", "exec", "run", "cp", "mount", "umount", "port", "open", "console", "ssh-config"],
     ),
-    ("Programs", &["serve"]),
+    ("Programs", &["serve", "mcp"]),
     ("Inspect", &["status", "list", "logs", "ports", "timeline", "doctor"]),
     ("Images and space", &["image", "template", "clean", "adopt"]),
     ("Set up", &["init", "config", "completions", "man"]),
