@@ -8,6 +8,7 @@ use std::time::Duration;
 use castra_engine::Castra;
 use castra_engine::context::working_directory;
 use castra_engine::error::Result;
+use castra_engine::layout::UserStateLayout;
 use castra_serve::{Limits, Listen, Machine, Options, SandboxOptions, Server};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -47,11 +48,9 @@ pub(super) fn parse_listen(word: &str) -> std::result::Result<Listen, String> {
 
 /// Serves until the user interrupts it.
 pub(super) fn run(serve: &ServeArgs, context: &CommandContext) -> Result<ExitCode> {
-    let directory = match (&serve.state, &context.runtime.user_state) {
-        (Some(state), _) => working_directory()?.join(state),
-        (None, Some(own)) => own.serve(),
-        // Without a home there is no place for them.
-        (None, None) => context.runtime.environment.home()?.join(".castra-serve"),
+    let directory = match &serve.state {
+        Some(state) => working_directory()?.join(state),
+        None => own_directory(context, UserStateLayout::serve, ".castra-serve")?,
     };
     let castra = Castra::of(context.runtime.clone());
     let options = Options {
@@ -61,13 +60,33 @@ pub(super) fn run(serve: &ServeArgs, context: &CommandContext) -> Result<ExitCod
     };
     let server = Server::bind(&castra, options)?;
     announce(&server, &serve.listen, directory, context)?;
+    server.serve(interrupted(context))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until the user interrupts the command.
+pub(super) fn interrupted(context: &CommandContext) -> impl Future<Output = ()> + Send + use<> {
     let cancel = context.runtime.cancel.clone();
-    server.serve(async move {
+    async move {
         while !cancel.is_cancelled() {
             tokio::time::sleep(LOOK).await;
         }
-    })?;
-    Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Returns a server's directory in the user's state.
+///
+/// # Errors
+/// The user has neither that nor a home, below which the directory is hidden otherwise.
+pub(super) fn own_directory(
+    context: &CommandContext,
+    directory: impl FnOnce(&UserStateLayout) -> PathBuf,
+    hidden: &str,
+) -> Result<PathBuf> {
+    match &context.runtime.user_state {
+        Some(own) => Ok(directory(own)),
+        None => Ok(context.runtime.environment.home()?.join(hidden)),
+    }
 }
 
 /// Returns the settings of a server's sandboxes. Templates are all images that are known here.

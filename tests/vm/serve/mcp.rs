@@ -1,27 +1,16 @@
 //! The reference client of MCP as it is published, against `castra mcp`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use castra_test_support::{Ended, Project, eventually, tool};
+use castra_test_support::{Ended, Project, eventually};
+
+use super::sdk::python_packages;
 
 /// Version of the client.
 const CLIENT: &str = "mcp==2.3.0";
-
-/// Returns the directory with the client, which is installed once.
-fn packages() -> PathBuf {
-    let packages = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mcp-python");
-    if !packages.exists() {
-        let made = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let to = made.path().to_string_lossy();
-        tool("pip3", &["install", "--quiet", "--target", &to, CLIENT]);
-        // Unless another test was faster.
-        let _ = fs::rename(made.path(), &packages);
-    }
-    packages
-}
 
 /// Plays a scene of the script, with `castra mcp` and these options.
 fn play(scene: &str, project: &Project, options: &[&str]) -> Ended {
@@ -36,7 +25,9 @@ fn play(scene: &str, project: &Project, options: &[&str]) -> Ended {
         };
     }
     // No other Python's settings, and no files beside the script.
-    command.env("PYTHONPATH", packages()).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+        .env("PYTHONPATH", python_packages("mcp-python", CLIENT))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     Ended::of(command)
 }
 

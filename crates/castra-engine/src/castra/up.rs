@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use super::Vm;
+use crate::cancel::Cancel;
+use crate::context::RuntimeContext;
 use crate::error::Result;
-use crate::vm::{self, UpOptions, UpOutcome, WaitFor};
+use crate::vm::{self, ProjectRef, UpOptions, UpOutcome, WaitFor};
 
 /// A start of a VM, from [`Vm::up`].
 #[must_use]
 pub struct Up<'a> {
     vm: &'a Vm,
     options: UpOptions,
+    cancel: Option<Cancel>,
 }
 
 /// Outcome of a start.
@@ -24,7 +27,7 @@ pub struct Started {
 
 impl<'a> Up<'a> {
     pub(super) fn new(vm: &'a Vm, options: UpOptions) -> Self {
-        Self { vm, options }
+        Self { vm, options, cancel: None }
     }
 
     /// Boots even where a warm template could be used or made.
@@ -51,15 +54,24 @@ impl<'a> Up<'a> {
         self
     }
 
+    /// Sets the flag that cancels this start, instead of the one of all operations.
+    pub fn cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = Some(cancel);
+        self
+    }
+
     /// Starts the VM, or resumes it if it is suspended. One that runs already is left alone. The
     /// first start of a machine fetches the image.
     ///
     /// # Errors
     /// Fails for a VM that is not declared, and if it cannot be started.
     pub fn start(self) -> Result<Started> {
-        let project = &self.vm.project();
+        let config = self.vm.project().config();
+        let ProjectRef { layout, context } = self.vm.project().lend();
+        let own = self.cancel.map(|cancel| RuntimeContext { cancel, ..context.clone() });
+        let project = ProjectRef::new(layout, own.as_ref().unwrap_or(context));
         let names = [self.vm.name().to_owned()];
-        let outcomes = vm::up_named(&names, project.config(), project.lend(), self.options)?;
+        let outcomes = vm::up_named(&names, config, project, self.options)?;
         let mut started = Started { ran_already: false, boot: None };
         for (_, outcome) in outcomes {
             let UpOutcome { record, ran_already } = outcome?;

@@ -53,9 +53,10 @@ impl From<SandboxError> for ApiError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             SandboxError::Ending => StatusCode::SERVICE_UNAVAILABLE,
-            SandboxError::Record(_) | SandboxError::Vm(_) | SandboxError::Session(_) => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            SandboxError::Record(_)
+            | SandboxError::Vm(_)
+            | SandboxError::Session(_)
+            | SandboxError::ProcessEnded(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())
     }

@@ -15,7 +15,7 @@ use super::ApiError;
 use super::page::{newest_first, oldest_first, page};
 use super::wish::{DEFAULT_TIMEOUT_SECS, NewSandbox, timeout};
 use crate::envd::{self, ENVD_VERSION};
-use crate::sandboxes::{OnTimeout, Paused, SandboxRecord};
+use crate::sandboxes::{OnTimeout, Paused, SandboxRecord, time};
 use crate::server::Shared;
 
 /// Most forks of one request.
@@ -95,11 +95,6 @@ impl Shown {
 
 fn state(paused: Option<Paused>) -> &'static str {
     if paused.is_some() { "paused" } else { "running" }
-}
-
-/// Returns a time as RFC 3339 writes it.
-pub(super) fn time(unix_ms: i64) -> String {
-    Timestamp::from_millisecond(unix_ms).unwrap_or_default().to_string()
 }
 
 pub(super) async fn create(

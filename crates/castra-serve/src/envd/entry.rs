@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use castra_engine::session::sftp::{Attributes, Client, Code as Status, Failure, Flags, Request};
+use castra_engine::session::{GuestSession, SessionError};
 
 use super::error::ConnectError;
 use super::messages::filesystem::{EntryInfo, FileType, Time};
@@ -32,7 +33,15 @@ impl Files {
     /// # Errors
     /// The sandbox cannot be reached, or has no such user.
     pub(crate) async fn open(sandbox: &Sandbox, user: &str) -> Result<Self, ConnectError> {
-        let sftp = sandbox.session().await?.files(user).await?;
+        Ok(Self::of(&*sandbox.session().await?, user).await?)
+    }
+
+    /// Returns the files that a session reaches.
+    ///
+    /// # Errors
+    /// The guest has no such user, or cannot be reached.
+    pub(crate) async fn of(session: &GuestSession, user: &str) -> Result<Self, SessionError> {
+        let sftp = session.files(user).await?;
         Ok(Self { sftp, users: HashMap::new(), groups: HashMap::new() })
     }
 
@@ -138,22 +147,26 @@ impl Files {
     ///
     /// # Errors
     /// It cannot be looked at.
-    pub(crate) async fn kind(&self, path: &str) -> Result<Option<FileType>, ConnectError> {
+    pub(super) async fn kind(&self, path: &str) -> Result<Option<FileType>, ConnectError> {
+        Ok(self.kind_and_size(path).await?.map(|(kind, _)| kind))
+    }
+
+    /// Returns the type and size in bytes of a file, links followed, or `None` if there is none.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub(crate) async fn kind_and_size(
+        &self,
+        path: &str,
+    ) -> Result<Option<(FileType, u64)>, ConnectError> {
         match self.sftp.attributes(Request::Stat { path: path_bytes(path) }).await {
-            Ok(attributes) => Ok(Some(kind_of(attributes.mode.unwrap_or(0)))),
+            Ok(attributes) => {
+                let kind = kind_of(attributes.mode.unwrap_or(0));
+                Ok(Some((kind, attributes.size.unwrap_or(0))))
+            }
             Err(failure) if failure.is(Status::NO_SUCH_FILE) => Ok(None),
             Err(failure) => Err(ConnectError::of_path(path, failure)),
         }
-    }
-
-    /// Returns the size of a file, links followed, in bytes.
-    ///
-    /// # Errors
-    /// There is none, or it cannot be looked at.
-    pub(crate) async fn size(&self, path: &str) -> Result<u64, ConnectError> {
-        let attributes = self.sftp.attributes(Request::Stat { path: path_bytes(path) }).await;
-        let attributes = attributes.map_err(|failure| ConnectError::of_path(path, failure))?;
-        Ok(attributes.size.unwrap_or(0))
     }
 
     async fn user(&mut self, number: u32) -> String {

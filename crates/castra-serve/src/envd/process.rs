@@ -172,7 +172,9 @@ impl Events {
             };
             match next {
                 Ok(event) => return Ok(self.event(event)),
-                Err(SessionError::Lost) => self.follow_again().await?,
+                Err(SessionError::Lost) => {
+                    self.running = self.sandbox.follow_again(&self.running).await?;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -186,20 +188,6 @@ impl Events {
             ProgramEvent::Stderr(bytes) => data(Output::Stderr(bytes.into())),
             ProgramEvent::Ended(exit) => Event::End(end(&exit)),
         }
-    }
-
-    /// Follows the program again after its VM was suspended for a moment, as for a fork.
-    async fn follow_again(&mut self) -> Result<(), ConnectError> {
-        let (pid, received) = (self.running.pid(), self.running.received());
-        let session = self.sandbox.session().await?;
-        self.running = session.follow_from(pid, received).await.map_err(|error| match error {
-            SessionError::NotFound => {
-                let message = format!("process {pid} ended while the VM was suspended");
-                ConnectError::new(Code::Unavailable, message)
-            }
-            error => error.into(),
-        })?;
-        Ok(())
     }
 }
 

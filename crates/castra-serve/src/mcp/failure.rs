@@ -1,5 +1,8 @@
 //! Errors of tools, which are results that the client's model reads.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
 use rmcp::model::{ContentBlock, IntoContents};
 
 use crate::envd::ConnectError;
@@ -22,6 +25,22 @@ impl Failure {
     pub(super) fn message(&self) -> &str {
         &self.0
     }
+}
+
+/// Checks that the argument of a tool is in its range.
+///
+/// # Errors
+/// It is not.
+pub(super) fn check_range<T: Display + PartialOrd>(
+    name: &str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<(), Failure> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (from, to) = (range.start(), range.end());
+    Err(Failure::new(format!("{name} is {value}; give a number from {from} to {to}")))
 }
 
 impl IntoContents for Failure {

@@ -168,11 +168,8 @@ impl Follower<'_> {
                 Ok(ProgramEvent::Stdout(bytes)) => self.stdout.take(&bytes),
                 Ok(ProgramEvent::Stderr(bytes)) => self.stderr.take(&bytes),
                 Ok(ProgramEvent::Ended(exit)) => return Ok(exit),
-                // Its VM was suspended for a moment, as for a fork.
                 Err(SessionError::Lost) => {
-                    let (pid, received) = (self.running.pid(), self.running.received());
-                    let session = self.sandbox.session().await?;
-                    self.running = session.follow_from(pid, received).await?;
+                    self.running = self.sandbox.follow_again(&self.running).await?;
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use castra_engine::Castra;
+use castra_engine::{Cancel, Castra};
 use rmcp::ServiceExt as _;
 use rmcp::service::ServerInitializeError;
 use tokio::runtime::Runtime;
@@ -38,25 +38,20 @@ pub struct McpServer {
     sandboxes: Arc<Sandboxes>,
     options: McpOptions,
     runtime: Runtime,
-    /// Does what clients ask for, until the end cancels it.
-    working: Castra,
-    /// Does what is left then.
-    settling: Castra,
+    /// Castra whose first starts the end cancels.
+    castra: Castra,
 }
 
 impl McpServer {
-    /// Takes over the sandboxes of an earlier server. `working` does what clients ask for, and is
-    /// cancelled at the end; `settling` then removes and pauses sandboxes.
+    /// Takes over the sandboxes of an earlier server.
     ///
     /// # Errors
     /// The directory cannot be used, or another server has it, or the template is unknown.
-    pub fn open(
-        working: Castra,
-        settling: Castra,
-        options: McpOptions,
-    ) -> Result<Self, ServeError> {
+    pub fn open(castra: &Castra, options: McpOptions) -> Result<Self, ServeError> {
+        // The client's end cancels, too, and is no interrupt of the caller's other work.
+        let castra = castra.with_cancel(Cancel::new());
         let directory = slots::take(&options.place)?;
-        let sandboxes = Sandboxes::open(&working, directory.path(), &options.sandboxes)?;
+        let sandboxes = Sandboxes::open(&castra, directory.path(), &options.sandboxes)?;
         if let Some(template) = &options.template
             && sandboxes.templates().image(template).is_none()
         {
@@ -67,7 +62,7 @@ impl McpServer {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(ServeError::Runtime)?;
         let sandboxes = Arc::new(sandboxes);
-        Ok(Self { directory, sandboxes, options, runtime, working, settling })
+        Ok(Self { directory, sandboxes, options, runtime, castra })
     }
 
     /// Serves until the client closes stdin, or until `ended` is done. Then throw-away sandboxes
@@ -76,8 +71,8 @@ impl McpServer {
     /// # Errors
     /// Stdin cannot be read, or the directory cannot be used any more.
     pub fn serve(self, ended: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { directory, sandboxes, options, runtime, working, settling } = self;
-        settle_others(&settling, &directory, &options);
+        let Self { directory, sandboxes, options, runtime, castra } = self;
+        settle_others(&castra, &directory, &options);
         let ending = Ending::new();
         let served = runtime.block_on(async {
             tokio::spawn(Arc::clone(&sandboxes).keep_time());
@@ -91,10 +86,10 @@ impl McpServer {
             Ok(())
         });
         ending.begin();
-        working.cancel().cancel();
+        castra.cancel().cancel();
         // A client that reads no more may keep a thread at its stdout.
         runtime.shutdown_timeout(STOP_LIMIT);
-        settle(&settling, &directory, &options.sandboxes)?;
+        settle(&castra, &directory, &options.sandboxes)?;
         served
     }
 }

@@ -28,6 +28,8 @@ pub(crate) enum SandboxError {
     Vm(Error),
     #[error(transparent)]
     Session(#[from] SessionError),
+    #[error("process {0} ended while the VM was suspended")]
+    ProcessEnded(u32),
     #[error("the server is ending")]
     Ending,
 }

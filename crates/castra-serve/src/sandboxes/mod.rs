@@ -102,9 +102,8 @@ impl Machine {
 /// All sandboxes and snapshots.
 pub(crate) struct Sandboxes {
     fleet: Fleet,
-    /// VMs of the fleet for their first starts, which the server's caller can cancel. All else is
-    /// done to its end.
-    starting: Fleet,
+    /// Flag that cancels first starts. All else is done to its end.
+    cancel: Cancel,
     templates: Templates,
     machine: Machine,
     admissions: Admissions,
@@ -134,12 +133,10 @@ impl Sandboxes {
     ) -> Result<Self, ServeError> {
         let SandboxOptions { settings, images, machine, limits, pool } = options.clone();
         let failed = |source: io::Error| ServeError::Directory { path: root.to_owned(), source };
-        let fleet = |castra: &Castra| {
-            castra.fleet(root).map_err(|error| failed(io::Error::other(error.to_string())))
-        };
+        let fleet = castra.with_cancel(Cancel::new()).fleet(root);
         Ok(Self {
-            fleet: fleet(&castra.with_cancel(Cancel::new()))?,
-            starting: fleet(castra)?,
+            fleet: fleet.map_err(|error| failed(io::Error::other(error.to_string())))?,
+            cancel: castra.cancel(),
             templates: Templates::new(settings, root, images)?,
             machine,
             admissions: Admissions::new(limits),
@@ -272,13 +269,12 @@ impl Sandboxes {
         admission: Admission,
     ) -> Result<Arc<Sandbox>, SandboxError> {
         let vm = self.vm(&record.id, &record.shape)?;
-        let starting = self.starting_vm(&record.id, &record.shape)?;
         let source = snapshot.map(|snapshot| self.vm(&snapshot.id, &snapshot.shape)).transpose()?;
         self.records.save(&record)?;
         let this = Arc::clone(self);
-        let work = spawn_blocking(move || {
+        let starting = spawn_blocking(move || {
             let cloned = source.map_or(Ok(()), |source| source.clone_as(&record.id).map(drop));
-            let started = cloned.and_then(|()| starting.up().start());
+            let started = cloned.and_then(|()| this.first_start(&vm));
             let recorded = started.map_err(SandboxError::from).and_then(|_| {
                 // Its time begins now: the first one of a template takes a minute to start.
                 let (mut record, now) = (record.clone(), now_ms());
@@ -296,7 +292,7 @@ impl Sandboxes {
                 }
             }
         });
-        work.await.map_err(|_| SandboxError::Ending)?
+        starting.await.map_err(|_| SandboxError::Ending)?
     }
 
     fn insert(&self, sandbox: Sandbox, admission: Option<Admission>) -> Arc<Sandbox> {
@@ -317,9 +313,9 @@ impl Sandboxes {
         Ok(self.fleet.vm(id, &self.templates.settings(shape))?)
     }
 
-    /// Returns a VM for its first start.
-    fn starting_vm(&self, id: &str, shape: &Shape) -> Result<Vm, SandboxError> {
-        Ok(self.starting.vm(id, &self.templates.settings(shape))?)
+    /// Starts a new VM, which may take as long as its template. Blocks.
+    fn first_start(&self, vm: &Vm) -> castra_engine::error::Result<()> {
+        vm.up().cancel(self.cancel.clone()).start().map(drop)
     }
 
     /// Gives a sandbox more or less time, from now on.
@@ -558,6 +554,11 @@ fn remove_vm(vm: &Vm) {
     if let Err(error) = vm.remove() {
         tracing::warn!("VM {}: {}", vm.name(), stopped.err().unwrap_or(error));
     }
+}
+
+/// Returns a time as RFC 3339 writes it.
+pub(crate) fn time(unix_ms: i64) -> String {
+    Timestamp::from_millisecond(unix_ms).unwrap_or_default().to_string()
 }
 
 /// Returns the time in milliseconds since the Unix epoch.

@@ -223,7 +223,7 @@ impl Sandboxes {
     }
 
     /// Makes a VM and puts it into the pool.
-    async fn add_ready(&self, shape: &Shape) -> Result<(), SandboxError> {
+    async fn add_ready(self: &Arc<Self>, shape: &Shape) -> Result<(), SandboxError> {
         let _making = self.pool.making.lock().await;
         let ready = self.make_ready(shape).await?;
         if let Some(unwanted) = self.pool.put(shape, ready) {
@@ -232,17 +232,16 @@ impl Sandboxes {
         Ok(())
     }
 
-    async fn make_ready(&self, shape: &Shape) -> Result<Ready, SandboxError> {
+    async fn make_ready(self: &Arc<Self>, shape: &Shape) -> Result<Ready, SandboxError> {
         let admission = self.admissions.admit(shape.memory_mib)?;
-        let name = random::name()?;
-        let (vm, starting) = (self.vm(&name, shape)?, self.starting_vm(&name, shape)?);
-        let started = spawn_blocking(move || starting.up().start()).await;
-        let prepared = match started.map_err(|_| SandboxError::Ending) {
-            Ok(Ok(_)) => prepare(&vm).await,
-            Ok(Err(error)) => Err(error.into()),
-            Err(error) => Err(error),
+        let vm = self.vm(&random::name()?, shape)?;
+        let (this, starting) = (Arc::clone(self), vm.clone());
+        let prepared = async {
+            let started = spawn_blocking(move || this.first_start(&starting)).await;
+            started.map_err(|_| SandboxError::Ending)??;
+            prepare(&vm).await
         };
-        match prepared {
+        match prepared.await {
             Ok((session, shell)) => Ok(Ready { vm, session, shell, admission }),
             Err(error) => {
                 let _ = spawn_blocking(move || remove_vm(&vm)).await;
@@ -261,16 +260,7 @@ async fn prepare(vm: &Vm) -> Result<(Arc<GuestSession>, &'static str), SandboxEr
     let session = Arc::new(vm.session().await?);
     let shell = find_shell(&session).await;
     let arguments = [shell, "-l", "-c", ":"].map(Into::into).to_vec();
-    let new = NewProgram {
-        user: USER.to_owned(),
-        arguments,
-        environment: Vec::new(),
-        directory: None,
-        terminal: None,
-        tag: String::new(),
-        has_stdin: false,
-        limit: None,
-    };
+    let new = NewProgram { user: USER.to_owned(), arguments, ..NewProgram::default() };
     let mut program = session.start(new).await?;
     while !matches!(program.next().await?, ProgramEvent::Ended(_)) {}
     let pausing = vm.clone();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use castra_engine::Vm;
-use castra_engine::session::GuestSession;
+use castra_engine::session::{GuestSession, RunningProgram, SessionError};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use super::error::SandboxError;
@@ -88,6 +88,22 @@ impl Sandbox {
         let opened = Arc::new(self.vm.session().await?);
         *session = Some(Arc::clone(&opened));
         Ok(opened)
+    }
+
+    /// Follows a program again after its VM was suspended for a moment, as for a fork.
+    ///
+    /// # Errors
+    /// [`SandboxError::ProcessEnded`], and if the guest cannot be reached.
+    pub(crate) async fn follow_again(
+        &self,
+        program: &RunningProgram,
+    ) -> Result<RunningProgram, SandboxError> {
+        let (pid, received) = (program.pid(), program.received());
+        let followed = self.session().await?.follow_from(pid, received).await;
+        followed.map_err(|error| match error {
+            SessionError::NotFound => SandboxError::ProcessEnded(pid),
+            error => error.into(),
+        })
     }
 
     /// Returns the shell that clients get for bash.

@@ -445,10 +445,8 @@ fn sentence_of_kept(vm: &str, disk: &FoundDisk) -> String {
     )
 }
 
-/// Returns every VM with remains: a directory of its own, a disk at the default location, or data
-/// disks.
-/// Returns the names of all VMs that have files: of recorded ones, and of those of which only
-/// remains are left.
+/// Returns the names of all VMs that have files, with a record or as remains: a directory of their
+/// own, a disk at the default location, or data disks.
 pub fn vm_names(layout: &ProjectLayout) -> BTreeSet<String> {
     let name = |entry: DirEntry| entry.file_name().into_string().ok();
     let directories = entries(&layout.vms()).filter_map(name);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Tools, result};
 use crate::envd::{ConnectError, Download, EntryInfo, FileType, Files, Upload, list_directory};
 use crate::mcp::capture::whole_end;
-use crate::mcp::failure::Failure;
+use crate::mcp::failure::{Failure, check_range};
 use crate::mcp::program::USER;
 
 /// Bytes of a file that are returned, unless the caller says otherwise, and the most.
@@ -131,22 +131,19 @@ impl Tools {
     ) -> Result<CallToolResult, Failure> {
         let offset = wanted.offset.unwrap_or(0);
         let limit = wanted.max_bytes.unwrap_or(DEFAULT_READ_BYTES);
-        if !(1..=MAX_READ_BYTES).contains(&limit) {
-            let message = format!("max_bytes is {limit}; give a number from 1 to {MAX_READ_BYTES}");
-            return Err(Failure::new(message));
-        }
+        check_range("max_bytes", limit, 1..=MAX_READ_BYTES)?;
         let files = self.files(&wanted.sandbox).await?;
         let path = files.absolute(&wanted.path).await?;
-        match files.kind(&path).await? {
-            Some(FileType::File) => {}
+        let size = match files.kind_and_size(&path).await? {
+            Some((FileType::File, size)) => size,
             Some(_) => {
                 let message = format!("{path} is a directory; list_files lists it");
                 return Err(Failure::new(message));
             }
             None => return Err(Failure::new(format!("{path}: no such file"))),
-        }
+        };
         let bytes = read(&files, &path, offset, limit).await?;
-        let size_bytes = files.size(&path).await?.max(bytes.len() as u64);
+        let size_bytes = size.max(bytes.len() as u64);
         let read = content(path, bytes, offset, size_bytes);
         let mut text = read.content.clone();
         if read.left_out_bytes > 0 {
@@ -190,10 +187,7 @@ impl Tools {
         Parameters(wanted): Parameters<ListFiles>,
     ) -> Result<CallToolResult, Failure> {
         let depth = wanted.depth.unwrap_or(1);
-        if !(1..=MAX_DEPTH).contains(&depth) {
-            let message = format!("depth is {depth}; give a number from 1 to {MAX_DEPTH}");
-            return Err(Failure::new(message));
-        }
+        check_range("depth", depth, 1..=MAX_DEPTH)?;
         let mut files = self.files(&wanted.sandbox).await?;
         let path = files.absolute(wanted.path.as_deref().unwrap_or("~")).await?;
         let mut entries = list_directory(&mut files, &path, depth).await?;
@@ -217,10 +211,8 @@ impl Tools {
     /// # Errors
     /// There is no such sandbox, or it is paused or cannot be reached.
     async fn files(&self, id: &str) -> Result<Files, Failure> {
-        let sandbox = self.sandbox(id)?;
-        // Its errors name the way out.
-        sandbox.session().await?;
-        Ok(Files::open(&sandbox, USER).await?)
+        let session = self.sandbox(id)?.session().await?;
+        Ok(Files::of(&session, USER).await?)
     }
 }
 

@@ -11,9 +11,9 @@ use rmcp::{tool, tool_router};
 use serde::{Deserialize, Serialize};
 
 use super::{Tools, result};
-use crate::mcp::failure::Failure;
+use crate::mcp::failure::{Failure, check_range};
 use crate::mcp::leftovers::is_throwaway;
-use crate::sandboxes::{OnTimeout, Paused, SandboxRecord, Wish};
+use crate::sandboxes::{OnTimeout, Paused, SandboxRecord, Wish, time};
 
 /// Time of a sandbox that has no limit: ten years.
 const NO_LIMIT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -117,12 +117,8 @@ impl Tools {
         &self,
         Parameters(wanted): Parameters<StartSandbox>,
     ) -> Result<CallToolResult, Failure> {
-        if let Some(mib) = wanted.memory_mib
-            && !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&mib)
-        {
-            return Err(Failure::new(format!(
-                "memory_mib is {mib}; give a number from {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}"
-            )));
+        if let Some(mib) = wanted.memory_mib {
+            check_range("memory_mib", mib, MIN_MEMORY_MIB..=MAX_MEMORY_MIB)?;
         }
         let made = self.sandboxes.create(self.wish(wanted.template, wanted.memory_mib)).await?;
         let info = self.info(made.record());
@@ -199,10 +195,7 @@ impl Tools {
         Parameters(ForkSandbox { sandbox, count }): Parameters<ForkSandbox>,
     ) -> Result<CallToolResult, Failure> {
         let count = count.unwrap_or(1);
-        if !(1..=MAX_FORKS).contains(&count) {
-            let message = format!("count is {count}; give a number from 1 to {MAX_FORKS}");
-            return Err(Failure::new(message));
-        }
+        check_range("count", count, 1..=MAX_FORKS)?;
         let mut forks = Forks { sandboxes: Vec::new(), errors: Vec::new() };
         for fork in self.sandboxes.fork(&sandbox, count, NO_LIMIT).await? {
             match fork {
@@ -236,7 +229,6 @@ impl Tools {
     }
 
     fn info(&self, record: SandboxRecord) -> SandboxInfo {
-        let started = jiff::Timestamp::from_millisecond(record.started_unix_ms).unwrap_or_default();
         let forwarded = self.ports.of(&record.id).into_iter();
         SandboxInfo {
             forwarded: forwarded.map(|(port, address)| (port, address.to_string())).collect(),
@@ -246,7 +238,7 @@ impl Tools {
             network: if record.shape.is_isolated { Network::Isolated } else { Network::Full },
             cpus: record.shape.cpus,
             memory_mib: record.shape.memory_mib,
-            started: started.to_string(),
+            started: time(record.started_unix_ms),
         }
     }
 }

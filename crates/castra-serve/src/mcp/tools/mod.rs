@@ -51,11 +51,12 @@ impl Tools {
             template: options.template.clone().unwrap_or_else(|| BASE.to_owned()),
             is_isolated: options.is_isolated,
             ending,
-            router: Self::run_router()
-                + Self::lifecycle_router()
-                + Self::files_router()
-                + Self::ports_router(),
+            router: Self::all(),
         }
+    }
+
+    fn all() -> ToolRouter<Self> {
+        Self::run_router() + Self::lifecycle_router() + Self::files_router() + Self::ports_router()
     }
 
     /// Returns a sandbox that runs.
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn unknown_arguments_are_refused() {
-        let router = Tools::run_router() + Tools::lifecycle_router();
+        let router = Tools::all();
         let check = |tool: &str, arguments: Value| {
             let arguments = arguments.as_object().cloned();
             check_names(router.get(tool).expect("a tool"), arguments.as_ref())
@@ -178,11 +179,7 @@ mod tests {
 
     #[test]
     fn each_tool_has_a_description_and_both_schemas() {
-        let router = Tools::run_router()
-            + Tools::lifecycle_router()
-            + Tools::files_router()
-            + Tools::ports_router();
-        let tools = router.list_all();
+        let tools = Tools::all().list_all();
         assert_eq!(tools.len(), 12);
         for tool in tools {
             let name = &tool.name;

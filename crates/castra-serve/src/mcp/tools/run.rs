@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::{Tools, result};
 use crate::envd::{Files, Upload};
-use crate::mcp::failure::Failure;
+use crate::mcp::failure::{Failure, check_range};
 use crate::mcp::leftovers::throwaway;
 use crate::mcp::program::{
     DEFAULT_LIMIT_SECS, DEFAULT_OUTPUT_BYTES, MAX_LIMIT_SECS, MAX_OUTPUT_BYTES, Program,
@@ -117,22 +117,14 @@ impl Language {
 impl How {
     fn limit(&self) -> Result<Duration, Failure> {
         let secs = self.timeout_secs.unwrap_or(DEFAULT_LIMIT_SECS);
-        match secs {
-            1..=MAX_LIMIT_SECS => Ok(Duration::from_secs(secs)),
-            _ => Err(Failure::new(format!(
-                "timeout_secs is {secs}; give a number from 1 to {MAX_LIMIT_SECS}"
-            ))),
-        }
+        check_range("timeout_secs", secs, 1..=MAX_LIMIT_SECS)?;
+        Ok(Duration::from_secs(secs))
     }
 
     fn output_bytes(&self) -> Result<usize, Failure> {
         let bytes = self.max_output_bytes.unwrap_or(DEFAULT_OUTPUT_BYTES);
-        match bytes {
-            1..=MAX_OUTPUT_BYTES => Ok(bytes),
-            _ => Err(Failure::new(format!(
-                "max_output_bytes is {bytes}; give a number from 1 to {MAX_OUTPUT_BYTES}"
-            ))),
-        }
+        check_range("max_output_bytes", bytes, 1..=MAX_OUTPUT_BYTES)?;
+        Ok(bytes)
     }
 
     /// Returns the program that runs as this says.
